@@ -1,0 +1,136 @@
+"""Training, evaluation and prediction of the classifier."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cxrsynth.classification.efficientnet import EfficientNet
+from cxrsynth.classification.metrics import FindingMetrics
+from cxrsynth.classification.pretrained import load_pretrained
+from cxrsynth.errors import UserError
+
+
+def masked_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy over the known targets, 0 when none is known.
+
+    Args:
+        logits: `[B, C]`.
+        target: `[B, C]`, 1 present, 0 absent, NaN unknown.
+    """
+    known = ~target.isnan()
+    losses = functional.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+class ClassificationTask(L.LightningModule):
+    """Multi-label classification with the recipe of the paper: EfficientNet-B4, BCE, Adam 1e-4, ReduceLROnPlateau.
+
+    Args:
+        findings: Names of the outputs, in the order of the targets.
+        network: "efficientnet-b0" to "efficientnet-b7".
+        weights: Local pretrained file (see `load_pretrained`), or None to train from scratch.
+        lr: Learning rate; the highest one under "one_cycle".
+        schedule: "plateau" lowers the rate when the validation loss stalls (needs validation data); "one_cycle" rises
+            and falls once over the run (Smith and Topin 2018), for short runs from scratch.
+        patience: Epochs without a better validation loss before "plateau" divides the rate by ten.
+        weight_decay: Decoupled weight decay (0 = Adam as in the paper).
+        augment: Strength of the augmentation of training batches, 0 = none.
+        batch_norm_momentum: See `EfficientNet`.
+        drop_connect: See `EfficientNet`.
+
+    Raises:
+        UserError: No findings, an unknown network or schedule, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        findings: list[str],
+        network: str = "efficientnet-b4",
+        weights: str | None = None,
+        lr: float = 1e-4,
+        schedule: str = "plateau",
+        patience: int = 2,
+        weight_decay: float = 0.0,
+        augment: float = 1.0,
+        batch_norm_momentum: float = 0.1,
+        drop_connect: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if not findings:
+            raise UserError("findings is empty; name at least one finding to classify")
+        if schedule not in ("plateau", "one_cycle"):
+            raise UserError(f"schedule is {schedule!r}; choose plateau or one_cycle")
+        self.save_hyperparameters()
+        self.findings = list(findings)
+        self.net = EfficientNet(
+            network, len(findings), batch_norm_momentum=batch_norm_momentum, drop_connect=drop_connect
+        )
+        self.augment = nn.Identity()
+        self.val_metrics = FindingMetrics(len(findings))
+        self.test_metrics = FindingMetrics(len(findings))
+
+    def setup(self, stage: str) -> None:
+        """Read the pretrained file when training starts, so that a checkpoint loads and resumes without it."""
+        if stage == "fit" and self.hparams["weights"] is not None and self.trainer.ckpt_path is None:
+            load_pretrained(self.net, self.hparams["weights"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `[B, C]` of images `[B, 1, H, W]` in [0, 1]."""
+        return self.net(image)
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Loss of an augmented batch."""
+        logits = self(self.augment(batch["image"]))
+        loss = masked_bce(logits, batch["target"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Add a batch to the validation loss and metrics."""
+        self._evaluate("val", self.val_metrics, batch)
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Add a batch to the test loss and metrics."""
+        self._evaluate("test", self.test_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/auroc`, `val/auprc` and `val/auroc/<finding>`."""
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/auroc`, `test/auprc` and `test/auroc/<finding>`."""
+        self._log_metrics("test", self.test_metrics)
+
+    def predict_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Probabilities `[B, C]` of the findings."""
+        return self(batch["image"]).sigmoid()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Adam (AdamW under weight decay) with the chosen schedule."""
+        lr, weight_decay = self.hparams["lr"], self.hparams["weight_decay"]
+        optimizer = torch.optim.AdamW(self.net.parameters(), lr=lr, weight_decay=weight_decay)
+        if self.hparams["schedule"] == "one_cycle":
+            total = int(self.trainer.estimated_stepping_batches)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=total)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=self.hparams["patience"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
+
+    def _evaluate(self, split: str, metrics: FindingMetrics, batch: dict[str, Any]) -> None:
+        logits = self(batch["image"])
+        loss = masked_bce(logits, batch["target"])
+        self.log(f"{split}/loss", loss, prog_bar=True, batch_size=len(logits), sync_dist=True)
+        metrics.update(logits.sigmoid(), batch["target"])
+
+    def _log_metrics(self, split: str, metrics: FindingMetrics) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        self.log(f"{split}/auroc", values["auroc"].nanmean(), prog_bar=True)
+        self.log(f"{split}/auprc", values["auprc"].nanmean())
+        self.log_dict(
+            {f"{split}/auroc/{name}": value for name, value in zip(self.findings, values["auroc"], strict=True)}
+        )
