@@ -1,0 +1,36 @@
+"""The straight path from x0 to x1, its velocity, and the loss that teaches it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PathSample:
+    """A point on the path and the velocity there, both `[B, 1, H, W]`."""
+
+    x: Tensor
+    target: Tensor
+
+
+def straight_path(x0: Tensor, x1: Tensor, t: Tensor) -> PathSample:
+    """`x_t = (1 - t) * x0 + t * x1` and its velocity `x1 - x0` (Lipman et al. 2022, arXiv 2210.02747, eq. 22-23).
+
+    Args:
+        x0: Start of the path (t = 0), `[B, 1, H, W]`.
+        x1: End of the path (t = 1), `[B, 1, H, W]`.
+        t: Times in [0, 1], `[B]`.
+    """
+    time = t.view(-1, 1, 1, 1)
+    return PathSample((1 - time) * x0 + time * x1, x1 - x0)
+
+
+def flow_loss(velocity: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    """Mean of `|r * (v - (x1 - x0))|^2` over the painted pixels of the batch, a scalar.
+
+    Args:
+        velocity: Predicted velocity, `[B, 1, H, W]`.
+        target: True velocity, `[B, 1, H, W]`.
+        region: r in {0, 1}, `[B, 1, H, W]`. An empty region gives 0.
+    """
+    return (region * (velocity - target)).square().sum() / region.sum().clamp_min(1)

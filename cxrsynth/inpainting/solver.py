@@ -1,0 +1,73 @@
+"""Integration of `dx/dt = v(x, t)` from t = 0 to t = 1."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from cxrsynth.errors import UserError
+
+Velocity = Callable[[Tensor, float], Tensor]
+Solver = Literal["euler", "midpoint", "heun", "rk4", "dopri5"]
+
+
+def _euler(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
+    return x + h * v(x, t)
+
+
+def _midpoint(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
+    return x + h * v(x + h / 2 * v(x, t), t + h / 2)
+
+
+def _heun(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
+    k1 = v(x, t)
+    return x + h / 2 * (k1 + v(x + h * k1, t + h))
+
+
+def _rk4(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
+    k1 = v(x, t)
+    k2 = v(x + h / 2 * k1, t + h / 2)
+    k3 = v(x + h / 2 * k2, t + h / 2)
+    k4 = v(x + h * k3, t + h)
+    return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+_STEPS = {"euler": _euler, "midpoint": _midpoint, "heun": _heun, "rk4": _rk4}
+
+
+def integrate(velocity: Velocity, x0: Tensor, *, solver: Solver = "heun", steps: int = 20) -> Tensor:
+    """Follow the velocity from `x0` at t = 0 to t = 1.
+
+    Args:
+        velocity: `v(x, t)` for `x` shaped like `x0` and a float t in [0, 1].
+        x0: Start, any shape.
+        solver: `euler` (order 1), `midpoint` and `heun` (order 2), `rk4` (order 4), all at equal steps, or `dopri5`
+            (adaptive, needs the package torchdiffeq; `steps` is not used).
+        steps: Number of equal steps, at least 1.
+
+    Returns:
+        x at t = 1, shaped like `x0`.
+
+    Raises:
+        UserError: Unknown solver, fewer than one step, or `dopri5` without torchdiffeq.
+    """
+    if solver not in get_args(Solver):
+        raise UserError(f"solver is {solver!r}; choose one of {', '.join(get_args(Solver))}")
+    if steps < 1:
+        raise UserError(f"steps is {steps}; give at least 1")
+    if solver == "dopri5":
+        return _dopri5(velocity, x0)
+    step, x = _STEPS[solver], x0
+    for i in range(steps):
+        x = step(velocity, x, i / steps, 1 / steps)
+    return x
+
+
+def _dopri5(velocity: Velocity, x0: Tensor) -> Tensor:
+    try:
+        from torchdiffeq import odeint
+    except ImportError as error:
+        raise UserError("solver 'dopri5' needs torchdiffeq; pip install torchdiffeq or choose rk4") from error
+    times = torch.tensor([0.0, 1.0], dtype=x0.dtype, device=x0.device)
+    return odeint(lambda t, x: velocity(x, float(t)), x0, times, rtol=1e-5, atol=1e-5, method="dopri5")[-1]
