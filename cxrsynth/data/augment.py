@@ -1,0 +1,66 @@
+"""Augmentation of a batch on its device. There is no left-right flip: a chest has a left and a right."""
+
+import torch
+from kornia.augmentation import (
+    AugmentationSequential,
+    RandomAffine,
+    RandomBrightness,
+    RandomContrast,
+    RandomGamma,
+    RandomGaussianNoise,
+)
+from torch import Tensor, nn
+
+from cxrsynth.errors import UserError
+
+
+def build_augment(strength: float) -> "Augment":
+    """The usual augmentation of chest X-rays, made weaker or stronger.
+
+    Args:
+        strength: 0 changes nothing; 1 is rotation up to 7 degrees, translation up to 5 %, scale, contrast and gamma up
+            to 10 %, brightness up to 0.05 and noise of standard deviation 0.01.
+
+    Raises:
+        UserError: A strength outside [0, 3].
+    """
+    if not 0 <= strength <= 3:
+        raise UserError(f"augment is {strength}; give a strength from 0 (none) through 1 (usual) to 3")
+    return Augment(strength)
+
+
+class Augment(nn.Module):
+    """See `build_augment`."""
+
+    def __init__(self, strength: float):
+        super().__init__()
+        s = strength
+        self.steps = (
+            AugmentationSequential(
+                RandomAffine(7 * s, (0.05 * s, 0.05 * s), (1 - 0.1 * s, 1 + 0.1 * s), padding_mode="zeros", p=0.8),
+                RandomContrast((1 - 0.1 * s, 1 + 0.1 * s), p=0.5),
+                RandomBrightness((1 - 0.05 * s, 1 + 0.05 * s), p=0.5),
+                RandomGamma((1 - 0.1 * s, 1 + 0.1 * s), p=0.5),
+                RandomGaussianNoise(std=0.01 * s, p=0.5),
+                data_keys=None,
+            )
+            if s
+            else None
+        )
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Augment images, and maps or regions with the same geometry.
+
+        Args:
+            image: `[B, 1, S, S]` in [0, 1].
+            map: `[B, 1, S, S]` or None.
+
+        Returns:
+            Both, of the same shapes and in [0, 1].
+        """
+        if self.steps is None:
+            return image, map
+        parts = {"image": image} if map is None else {"image": image, "mask": map}
+        out = self.steps(parts)
+        return out["image"].clamp(0, 1), out.get("mask")
