@@ -57,18 +57,60 @@ def inpaint(
     if not region.any():
         return image.clone()
     windows = windows_around(region, context=context, minimum=minimum)
-    inside = windows.crop_region(region, size)
-    coordinates = windows.coordinates(size, image.device)
-    condition = condition.to(image.device)
-    noise = torch.cat([_noise(seed, size) for seed in seeds]).to(image.device)
-    start = couple(2 * windows.crop(image, size) - 1, inside, noise)
+    painted = paint(
+        windows.crop(image, size),
+        windows.crop_region(region, size),
+        windows.coordinates(size, image.device),
+        condition.to(image.device),
+        velocity=velocity,
+        seeds=seeds,
+        solver=solver,
+        steps=steps,
+        guidance=guidance,
+        baseline=baseline,
+    )
+    return windows.paste(painted, image, region)
+
+
+@torch.no_grad()
+def paint(
+    image: Tensor,
+    region: Tensor,
+    coordinates: Tensor,
+    condition: Condition,
+    *,
+    velocity: VelocityField,
+    seeds: Sequence[int],
+    solver: Solver = "heun",
+    steps: int = 10,
+    guidance: float = 2.0,
+    baseline: Baseline = "unknown",
+) -> Tensor:
+    """Paint windows at the working resolution: `inpaint` without cutting out and pasting back.
+
+    Args:
+        image: Windows `[B, 1, size, size]` in [0, 1].
+        region: Their regions, in {0, 1}.
+        coordinates: `[B, 2, size, size]` (see `Windows.coordinates`).
+        condition: For B images.
+        velocity: See `inpaint`; as are the others.
+        seeds: See `inpaint`.
+        solver: See `inpaint`.
+        steps: See `inpaint`.
+        guidance: See `inpaint`.
+        baseline: See `inpaint`.
+
+    Returns:
+        `[B, 1, size, size]` in [0, 1].
+    """
+    noise = torch.cat([_noise(seed, image.shape[-1]) for seed in seeds]).to(image.device)
+    start = couple(2 * image - 1, region, noise)
 
     def guided(x: Tensor, t: float) -> Tensor:
         times = x.new_full((len(x),), t)
-        return guide(velocity, x, times, inside, coordinates, condition, weight=guidance, baseline=baseline)
+        return guide(velocity, x, times, region, coordinates, condition, weight=guidance, baseline=baseline)
 
-    painted = integrate(guided, start, solver=solver, steps=steps).clamp(-1, 1)
-    return windows.paste((painted + 1) / 2, image, region)
+    return (integrate(guided, start, solver=solver, steps=steps).clamp(-1, 1) + 1) / 2
 
 
 def _noise(seed: int, size: int) -> Tensor:

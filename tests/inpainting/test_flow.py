@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+
+from cxrsynth.errors import UserError
+from cxrsynth.inpainting.coupling import couple
+from cxrsynth.inpainting.path import flow_loss, straight_path
+from cxrsynth.inpainting.solver import integrate
+
+
+def binary(*shape: int) -> torch.Tensor:
+    return (torch.rand(*shape) < 0.4).float()
+
+
+def test_coupling_is_k_x1_plus_r_z():
+    x1, z, r = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8), binary(3, 1, 8, 8)
+    x0 = couple(x1, r, z)
+    torch.testing.assert_close(x0, (1 - r) * x1 + r * z)
+    assert torch.equal(x0[r == 0], x1[r == 0])
+
+
+def test_path_runs_from_x0_to_x1_at_its_velocity():
+    x0, x1 = torch.randn(2, 4, 1, 5, 5, dtype=torch.float64)
+    at = [straight_path(x0, x1, torch.full((4,), t, dtype=torch.float64)) for t in (0.0, 0.3, 0.3 + 1e-6, 1.0)]
+    torch.testing.assert_close(at[0].x, x0)
+    torch.testing.assert_close(at[3].x, x1)
+    torch.testing.assert_close((at[2].x - at[1].x) / 1e-6, at[1].target, atol=1e-6, rtol=1e-6)
+
+
+def test_path_takes_one_time_an_image():
+    x0, x1 = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    x = straight_path(x0, x1, torch.tensor([0.25, 0.75])).x
+    assert x[0].unique().item() == 0.25
+    assert x[1].unique().item() == 0.75
+
+
+def test_kept_pixels_have_no_velocity():
+    x1, r = torch.randn(2, 1, 8, 8), binary(2, 1, 8, 8)
+    target = straight_path(couple(x1, r, torch.randn_like(x1)), x1, torch.rand(2)).target
+    assert torch.equal(target[r == 0], torch.zeros_like(target[r == 0]))
+
+
+def test_loss_is_the_mean_over_painted_pixels():
+    v, u, r = torch.randn(2, 1, 6, 6), torch.randn(2, 1, 6, 6), binary(2, 1, 6, 6)
+    errors = [
+        (v[b, 0, i, j] - u[b, 0, i, j]) ** 2 for b in range(2) for i in range(6) for j in range(6) if r[b, 0, i, j] == 1
+    ]
+    torch.testing.assert_close(flow_loss(v, u, r), torch.stack(errors).mean())
+    assert flow_loss(v, u, torch.zeros_like(r)) == 0
+
+
+# dx/dt = x cos(t) has the solution x0 exp(sin t).
+ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+
+
+def error(solver: str, steps: int) -> float:
+    x0 = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    end = integrate(lambda x, t: x * math.cos(t), x0, solver=solver, steps=steps)
+    return (end - x0 * math.exp(math.sin(1.0))).abs().max().item()
+
+
+@pytest.mark.parametrize("solver", ORDERS)
+def test_solver_reaches_its_order(solver: str):
+    observed = math.log2(error(solver, 16) / error(solver, 32))
+    assert observed == pytest.approx(ORDERS[solver], abs=0.15)
+
+
+def test_dopri5_is_near_the_truth():
+    pytest.importorskip("torchdiffeq")
+    assert error("dopri5", 1) < 1e-4
+
+
+def test_solver_counts_its_evaluations():
+    for solver, evaluations in {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}.items():
+        times: list[float] = []
+        integrate(lambda x, t, times=times: times.append(t) or x, torch.zeros(1), solver=solver, steps=5)
+        assert len(times) == 5 * evaluations
+        assert min(times) == 0
+        assert max(times) <= 1
+
+
+@pytest.mark.parametrize(("options", "word"), [({"solver": "leapfrog"}, "leapfrog"), ({"steps": 0}, "at least 1")])
+def test_solver_refuses(options: dict, word: str):
+    with pytest.raises(UserError, match=word):
+        integrate(lambda x, t: x, torch.zeros(1), **options)

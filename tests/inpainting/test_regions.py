@@ -1,0 +1,117 @@
+import pytest
+import torch
+
+from cxrsynth.errors import UserError
+from cxrsynth.inpainting.examples import conditions_of, draw_examples
+from cxrsynth.inpainting.regions import (
+    KINDS,
+    blob_region,
+    bounding_boxes,
+    box_region,
+    check_mix,
+    draw_kinds,
+    draw_regions,
+    mass_region,
+)
+
+NAN = torch.nan
+
+
+def gaussian(batch: int, size: int = 32, x: float = 20.0, y: float = 9.0) -> torch.Tensor:
+    grid = torch.arange(size) + 0.5
+    one = torch.exp(-((grid[None, :] - x) ** 2 + (grid[:, None] - y) ** 2) / 18)
+    return one.expand(batch, 1, size, size).clone()
+
+
+def test_mass_region_is_the_smallest_that_holds_the_share():
+    maps, share = torch.rand(4, 1, 9, 9), torch.tensor([0.2, 0.5, 0.8, 1.0])
+    region = mass_region(maps, share)
+    for values, chosen, s in zip(maps, region, share, strict=True):
+        ordered = values.flatten().sort(descending=True).values
+        need = next(n for n in range(1, 82) if ordered[:n].sum() >= s * ordered.sum() - 1e-6)
+        assert int(chosen.sum()) == need
+        assert values[chosen > 0].min() >= values[chosen == 0].amax() if chosen.eq(0).any() else True
+    assert mass_region(torch.zeros(1, 1, 4, 4), torch.tensor([0.5])).sum() == 0
+
+
+def test_boxes_and_regions_agree():
+    boxes = torch.tensor([[3.0, 5.0, 10.0, 20.0], [0.0, 0.0, 1.0, 1.0]])
+    region = box_region(boxes, 24, 16)
+    assert region.flatten(1).sum(1).tolist() == [7 * 15, 1]
+    assert torch.equal(bounding_boxes(region), boxes)
+    assert torch.equal(bounding_boxes(torch.zeros(1, 1, 5, 5)), torch.zeros(1, 4))
+
+
+def test_blobs_fill_their_boxes_and_differ():
+    boxes = torch.tensor([[6.0, 6.0, 26.0, 22.0]]).repeat(8, 1)
+    blobs = blob_region(boxes, 32, 32)
+    area = blobs.flatten(1).sum(1) / (20 * 16)
+    assert ((area > 0.5) & (area < 1.2)).all()
+    assert len({tuple(b.flatten().tolist()) for b in blobs}) == 8
+    assert (blobs[:, 0, 14, 16] == 1).all()
+
+
+def test_kinds_come_at_the_rates_of_the_mix():
+    mix = {"attention": 0.5, "box": 0.3, "full": 0.2}
+    rates = torch.bincount(draw_kinds(20_000, mix), minlength=4) / 20_000
+    torch.testing.assert_close(rates, torch.tensor([mix.get(k, 0.0) for k in KINDS]), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("mix", [{"oval": 1.0}, {"box": -1.0, "full": 2.0}, {"box": 0.0}, {}])
+def test_bad_mixes_are_refused(mix: dict):
+    with pytest.raises(UserError):
+        check_mix(mix)
+
+
+@pytest.mark.parametrize("kind", ["attention", "blob", "box"])
+def test_diseased_images_are_painted_on_their_map(kind: str):
+    maps = gaussian(64)
+    region = draw_regions(maps, torch.ones(64, dtype=torch.bool), {kind: 1.0})
+    covered = (maps * region).flatten(1).sum(1) / maps.flatten(1).sum(1)
+    assert covered.min() > 0.35
+    assert region.flatten(1).mean(1).max() < 0.5
+
+
+def test_healthy_images_borrow_a_map():
+    maps, diseased = gaussian(6), torch.tensor([True, False, False, True, False, False])
+    maps[~diseased] = 0
+    region = draw_regions(maps, diseased, {"attention": 1.0})
+    centre = [bounding_boxes(region)[:, [i, i + 2]].mean(1) for i in (0, 1)]
+    torch.testing.assert_close(torch.stack(centre, 1), torch.tensor([[20.0, 9.0]]).repeat(6, 1), atol=1.0, rtol=0)
+
+
+def test_no_region_is_empty():
+    generator = torch.Generator().manual_seed(0)
+    mix = dict.fromkeys(KINDS, 1.0)
+    for _ in range(20):
+        maps = gaussian(8) * (torch.rand(8, 1, 1, 1, generator=generator) < 0.5)
+        region = draw_regions(maps, torch.rand(8, generator=generator) < 0.5, mix, generator=generator)
+        assert region.flatten(1).any(1).all()
+        assert set(region.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_conditions_say_only_what_is_known_of_the_region():
+    target = torch.tensor([[1.0, 0, 1], [1, NAN, 0], [0, 0, 0], [0, NAN, 0]])
+    condition = conditions_of(target, torch.tensor([0, 0, -1, -1]))
+    wanted = torch.tensor([[1.0, 0, NAN], [1, NAN, 0], [0, 0, 0], [0, 0, 0]])
+    torch.testing.assert_close(condition.findings, wanted, equal_nan=True)
+
+
+def test_examples_are_reproducible_and_in_range():
+    batch = {
+        "image": torch.rand(6, 1, 32, 32),
+        "target": torch.eye(3).repeat(2, 1),
+        "map": gaussian(6),
+        "finding": torch.tensor([0, 1, 2, 0, 1, 2]),
+    }
+    options = {"size": 16, "regions": {"attention": 1.0, "blob": 1.0}, "share": (0.5, 0.9), "context": 0.25}
+    draws = [
+        draw_examples(batch, **options, minimum=0.5, jitter=0.2, generator=torch.Generator().manual_seed(1))
+        for _ in range(2)
+    ]
+    assert torch.equal(draws[0].image, draws[1].image)
+    assert torch.equal(draws[0].region, draws[1].region)
+    assert draws[0].image.shape == draws[0].region.shape == (6, 1, 16, 16)
+    assert draws[0].coordinates.shape == (6, 2, 16, 16)
+    assert draws[0].image.min() >= -1
+    assert draws[0].region.flatten(1).any(1).all()
