@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from cxrsynth.classification.efficientnet import EfficientNet
@@ -38,7 +38,6 @@ class ClassificationTask(L.LightningModule):
             and falls once over the run (Smith and Topin 2018), for short runs from scratch.
         patience: Epochs without a better validation loss before "plateau" divides the rate by ten.
         weight_decay: Decoupled weight decay (0 = Adam as in the paper).
-        augment: Strength of the augmentation of training batches, 0 = none.
         batch_norm_momentum: See `EfficientNet`.
         drop_connect: See `EfficientNet`.
 
@@ -55,7 +54,6 @@ class ClassificationTask(L.LightningModule):
         schedule: str = "plateau",
         patience: int = 2,
         weight_decay: float = 0.0,
-        augment: float = 1.0,
         batch_norm_momentum: float = 0.1,
         drop_connect: float = 0.2,
     ) -> None:
@@ -69,7 +67,6 @@ class ClassificationTask(L.LightningModule):
         self.net = EfficientNet(
             network, len(findings), batch_norm_momentum=batch_norm_momentum, drop_connect=drop_connect
         )
-        self.augment = nn.Identity()
         self.val_metrics = FindingMetrics(len(findings))
         self.test_metrics = FindingMetrics(len(findings))
 
@@ -83,8 +80,8 @@ class ClassificationTask(L.LightningModule):
         return self.net(image)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        """Loss of an augmented batch."""
-        logits = self(self.augment(batch["image"]))
+        """Loss of a batch, which the datamodule has augmented."""
+        logits = self(batch["image"])
         loss = masked_bce(logits, batch["target"])
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))
         return loss

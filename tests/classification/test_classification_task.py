@@ -76,7 +76,7 @@ def test_images_are_normalised_inside():
 
 
 def test_learns_from_scratch_logs_and_reloads(tmp_path):
-    task = ClassificationTask(["left", "right"], "efficientnet-b0", lr=3e-3, schedule="one_cycle", augment=0.0)
+    task = ClassificationTask(["left", "right"], "efficientnet-b0", lr=3e-3, schedule="one_cycle")
     trainer = L.Trainer(max_epochs=6, logger=L.pytorch.loggers.CSVLogger(tmp_path), **QUIET)
     trainer.fit(task, bright_corner(128, 0), bright_corner(64, 1))
     assert {"train/loss", "val/loss", "val/auroc", "val/auprc", "val/auroc/left"} <= trainer.callback_metrics.keys()

@@ -1,0 +1,1 @@
+"""What a result is worth: metrics, bootstrap intervals, paired comparisons, checks on files."""
