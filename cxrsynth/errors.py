@@ -4,6 +4,6 @@
 class UserError(ValueError):
     """Something the user gave cannot be used.
 
-    The message is one sentence: the argument, what was received, what is allowed and what to do. The command line prints
-    it without a traceback and exits with status 2.
+    The message is one sentence: the argument, what was received, what is allowed and what to do. The command line
+    prints it without a traceback and exits with status 2.
     """

@@ -11,7 +11,7 @@ from typing import IO, Any
 from cxrsynth.errors import UserError
 
 
-def write_atomic(path: str | Path, write: Callable[[IO[bytes]], None]) -> Path:
+def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path:
     """Write a file through a temporary name, fsync and rename, so that it is whole or absent.
 
     Args:
@@ -37,7 +37,9 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], None]) -> Path:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -46,7 +48,7 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], None]) -> Path:
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Write bytes atomically (see `write_atomic`)."""
-    return write_atomic(path, lambda file: file.write(content) and None)
+    return write_atomic(path, lambda file: file.write(content))
 
 
 def write_text(path: str | Path, content: str) -> Path:

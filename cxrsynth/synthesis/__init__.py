@@ -1,0 +1,1 @@
+"""Synthesis: plan, paint at native size, write with provenance."""

@@ -1,0 +1,78 @@
+"""Where each image came from: one record an image, gathered into one file at the end."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxrsynth.files import sha256_file, write_text
+
+RECORDS = "provenance"
+
+
+def recipe_hash(settings: dict[str, Any]) -> str:
+    """Short hash of everything but the plan row that an image depends on."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> Path:
+    """Write one image's record; it is written after the image's files, so its presence means that they are whole."""
+    return write_text(folder / RECORDS / f"{record['id']}.json", json.dumps(record) + "\n")
+
+
+def is_made(folder: Path, row: dict[str, Any], recipe: str) -> bool:
+    """Whether the record of a plan row exists for this recipe and its files are as recorded."""
+    path = folder / RECORDS / f"{row['id']}.json"
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    if record["recipe"] != recipe or any(record[name] != value for name, value in row.items()):
+        return False
+    if "refused" in record:
+        return True
+    files = {name: folder / record[name] for name in ("image", "region", "map")}
+    return all(p.is_file() and sha256_file(p) == record[f"{name}_sha256"] for name, p in files.items())
+
+
+def gather(folder: Path, plan: pd.DataFrame) -> tuple[int, int]:
+    """Write provenance.jsonl and refused.csv from the records of a plan, sorted by id.
+
+    Returns:
+        How many images were made and how many were refused.
+    """
+    records = []
+    for name in sorted(plan["id"]):
+        path = folder / RECORDS / f"{name}.json"
+        if path.is_file():
+            records.append(json.loads(path.read_text()))
+    made = [r for r in records if "refused" not in r]
+    refused = [
+        {k: r[k] for k in ("id", "source_id", "exemplar_id", "finding", "refused")} for r in records if "refused" in r
+    ]
+    write_text(folder / "provenance.jsonl", "".join(json.dumps(r) + "\n" for r in made))
+    columns = ["id", "source_id", "exemplar_id", "finding", "refused"]
+    write_text(folder / "refused.csv", pd.DataFrame(refused, columns=columns).to_csv(index=False, lineterminator="\n"))
+    return len(made), len(refused)
+
+
+def write_manifest(folder: Path, archive: pd.DataFrame) -> Path:
+    """Write synthetic.csv, the manifest of the images made, for a datamodule's `extra_manifest`.
+
+    Args:
+        folder: The run folder, holding provenance.jsonl.
+        archive: The archive's table; patient, view, sex, age and site are the source's.
+    """
+    about = ["patient_id", "view", "sex", "age", "site"]
+    columns = ["image_id", "path", "labels", "source_id", "exemplar_id", *about]
+    source = archive.set_index("image_id")
+    rows = []
+    for line in (folder / "provenance.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        own = (record["id"], record["image"], record["finding"], record["source_id"], record["exemplar_id"])
+        rows.append((*own, *source.loc[record["source_id"], about]))
+    return write_text(
+        folder / "synthetic.csv", pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n")
+    )

@@ -1,0 +1,204 @@
+"""One row of the plan after another: map of the exemplar, transport, region, inpainting, paste at native size."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxrsynth import __version__
+from cxrsynth.attention.region import region_from_map
+from cxrsynth.attention.task import GLoRITask
+from cxrsynth.data.geometry import from_square
+from cxrsynth.data.reading import StoredImage
+from cxrsynth.errors import UserError
+from cxrsynth.files import sha256_file
+from cxrsynth.inpainting.condition import Condition
+from cxrsynth.inpainting.inpaint import paint
+from cxrsynth.inpainting.task import load_inpainter
+from cxrsynth.inpainting.window import windows_around
+from cxrsynth.registration.transport import TransportResult, transport
+from cxrsynth.synthesis.datamodule import Group
+from cxrsynth.synthesis.provenance import recipe_hash
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished image.
+
+    Attributes:
+        image: The source with its region painted, in stored values.
+        region: bool `[H, W]`, where it was painted.
+        map: uint8 `[H, W]`, the transported attention map, its largest value 255.
+        record: Provenance.
+    """
+
+    image: StoredImage
+    region: np.ndarray
+    map: np.ndarray
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A plan row that was not painted; `record["refused"]` says why."""
+
+    record: dict[str, Any]
+
+
+class SynthesisTask(L.LightningModule):
+    """Predicts the images of a plan; nothing is trained.
+
+    Args:
+        attention: Checkpoint of the GLoRI task.
+        inpainting: Checkpoint of the inpainting task.
+        solver: Name of the ODE solver.
+        steps: Its steps.
+        guidance: Weight w of classifier-free guidance.
+        mass: Share of the map's mass that the region holds.
+        dilate: Pixels by which the region grows, on the attention task's square.
+        smallest: Regions below this share of the image are refused.
+        largest: Regions above this share of the image are refused.
+        min_ncc: Registrations with a lower normalised cross-correlation are refused.
+    """
+
+    def __init__(
+        self,
+        attention: str,
+        inpainting: str,
+        solver: str = "heun",
+        steps: int = 12,
+        guidance: float = 2.0,
+        mass: float = 0.5,
+        dilate: int = 2,
+        smallest: float = 0.002,
+        largest: float = 0.4,
+        min_ncc: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.attention = GLoRITask.load_from_checkpoint(attention, map_location="cpu", weights_only=True).eval()
+        self.inpainter = load_inpainter(inpainting)
+        self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(inpainting)}
+        self.findings: list[str] = list(self.attention.hparams["findings"])
+        if list(self.inpainter.hparams["findings"]) != self.findings:
+            raise UserError(
+                f"attention {attention} knows {self.findings}, inpainting {inpainting} knows "
+                f"{list(self.inpainter.hparams['findings'])}; train both for the same findings"
+            )
+        self.image_size: int = self.attention.hparams["image_size"]
+        self.group_size = 1
+        settings = {k: v for k, v in self.hparams.items() if k not in ("attention", "inpainting")}
+        self.recipe = recipe_hash({**settings, **self.checkpoints, "version": __version__})
+
+    @torch.no_grad()
+    def predict_step(self, batch: list[Group], batch_idx: int) -> list[Made | Refused]:
+        """Make the images of some groups, each group in one forward of the plan's shape."""
+        return [item for group in batch for item in self._make(group)]
+
+    def _make(self, group: Group) -> list[Made | Refused]:
+        rows = group.rows
+        carried = self._transport(group)
+        maps = carried.map[: len(rows)].cpu()
+        squares = region_from_map(carried.map, mass=self.hparams["mass"], dilate=self.hparams["dilate"]).cpu()
+        reasons = [self._refusal(group, squares[i], carried, i) for i in range(len(rows))]
+
+        shapes = [(1, 1) if stored is None else stored.display().shape for stored in group.sources]
+        regions = [(from_square(squares[i], shape) > 0.5).float()[None] for i, shape in enumerate(shapes)]
+        painted = self._paint(group, regions, reasons)
+
+        made: list[Made | Refused] = []
+        for i in range(len(rows)):
+            record = self._record(group, carried, i)
+            stored = group.sources[i]
+            if reasons[i] is not None or stored is None:
+                made.append(Refused({**record, "refused": reasons[i]}))
+                continue
+            region = regions[i][0, 0].numpy() > 0
+            native_map = from_square(maps[i], shapes[i])[0]
+            made.append(
+                Made(
+                    image=stored.paste(painted[i][0, 0].numpy(), region),
+                    region=region,
+                    map=(native_map / native_map.max().clamp_min(1e-12) * 255).round().clamp(0, 255).byte().numpy(),
+                    record=record,
+                )
+            )
+        return made
+
+    def _transport(self, group: Group) -> TransportResult:
+        """The exemplars' attention maps, carried into the sources; all `[group_size, 1, S, S]`."""
+        exemplar, source = (self._pad(x).to(self.device) for x in (group.exemplar, group.source))
+        which = [self.findings.index(row["finding"]) for row in group.rows]
+        maps = self.attention.maps(exemplar)
+        chosen = maps[torch.arange(len(maps)), which + [which[-1]] * (len(maps) - len(which))][:, None]
+        full = F.interpolate(chosen, exemplar.shape[-2:], mode="bilinear", align_corners=False)
+        return transport(full, exemplar, source)
+
+    def _refusal(self, group: Group, region: Tensor, carried: TransportResult, i: int) -> str | None:
+        """Why a row cannot be painted, or None."""
+        if group.broken[i] is not None:
+            return group.broken[i]
+        ncc, jacobian, share = float(carried.ncc[i]), float(carried.min_jacobian[i]), float(region.mean())
+        if not ncc >= self.hparams["min_ncc"]:
+            return f"registration: correlation {ncc:.2f} is below {self.hparams['min_ncc']}"
+        if not jacobian > 0:
+            return f"registration: the field folds (smallest Jacobian {jacobian:.2f})"
+        if not self.hparams["smallest"] <= share <= self.hparams["largest"]:
+            low, high = self.hparams["smallest"], self.hparams["largest"]
+            return f"region: {share:.2%} of the image is outside {low:.2%} to {high:.2%}"
+        return None
+
+    def _paint(self, group: Group, regions: list[Tensor], reasons: list[str | None]) -> list[Tensor]:
+        """Paint every row's window at the working resolution in one forward and paste it at native size."""
+        settings = self.inpainter.hparams
+        size = settings["size"]
+        sources = [
+            torch.zeros(1, 1, 1, 1) if s is None else torch.as_tensor(s.display())[None, None] for s in group.sources
+        ]
+        windows = [windows_around(r, context=settings["context"], minimum=settings["minimum"]) for r in regions]
+        crops = self._pad(torch.cat([w.crop(image, size) for w, image in zip(windows, sources, strict=True)]))
+        inside = self._pad(torch.cat([w.crop_region(r, size) for w, r in zip(windows, regions, strict=True)]))
+        coordinates = self._pad(torch.cat([w.coordinates(size) for w in windows]))
+        asked = [[row["finding"]] for row in group.rows]
+        condition = Condition(self._pad(Condition.from_names(asked, self.findings).findings))
+        seeds = [row["seed"] for row in group.rows]
+        painted = paint(
+            crops.to(self.device),
+            inside.to(self.device),
+            coordinates.to(self.device),
+            condition.to(self.device),
+            velocity=self.inpainter.painter,
+            seeds=seeds + [0] * (len(crops) - len(seeds)),
+            solver=self.hparams["solver"],
+            steps=self.hparams["steps"],
+            guidance=self.hparams["guidance"],
+        ).cpu()
+        return [w.paste(painted[i : i + 1], sources[i], regions[i]) for i, w in enumerate(windows)]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Repeat the last row until the batch has the plan's shape."""
+        missing = self.group_size - len(x)
+        return x if missing <= 0 else torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
+
+    def _record(self, group: Group, carried: TransportResult, i: int) -> dict[str, Any]:
+        row = group.rows[i]
+        return {
+            **row,
+            "source_path": group.source_paths[i],
+            "condition": {"findings": [row["finding"]]},
+            "solver": self.hparams["solver"],
+            "steps": self.hparams["steps"],
+            "guidance": self.hparams["guidance"],
+            "registration": {
+                "ncc": round(float(carried.ncc[i]), 4),
+                "min_jacobian": round(float(carried.min_jacobian[i]), 4),
+            },
+            "source_sha256": group.source_hashes[i],
+            "checkpoints": self.checkpoints,
+            "recipe": self.recipe,
+            "version": __version__,
+        }
