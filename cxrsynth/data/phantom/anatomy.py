@@ -16,6 +16,7 @@ class Lung:
         field: `[H, W]` in [0, 1], the visible lung.
         lateral: `[H, W]`, 0 at the mediastinum to 1 at the chest wall, by the lung's extent in each row.
         depth: `[H, W]`, 0 at the apex to 1 at the lowest point.
+        walls: `[2, H]`, column of the mediastinal and of the lateral border in each row.
         box: Top, bottom, medial column and lateral column, pixels.
         side: "right" (image left) or "left".
     """
@@ -23,6 +24,7 @@ class Lung:
     field: Array
     lateral: Array
     depth: Array
+    walls: Array
     box: tuple[float, float, float, float]
     side: str
 
@@ -87,7 +89,8 @@ def _lung(field: Array, side: str) -> Lung:
     extent = np.maximum(last - first, 2)[:, None]
     share = (x - first[:, None]) / extent
     lateral = 1 - share if side == "right" else share
+    walls = np.stack([last, first] if side == "right" else [first, last]).astype(np.float32)
     depth = np.broadcast_to(((np.arange(height) - top) / max(bottom - top, 1))[:, None], field.shape)
     medial, wall = (columns[-1], columns[0]) if side == "right" else (columns[0], columns[-1])
     box = (top, bottom, float(medial), float(wall))
-    return Lung(field, lateral.astype(np.float32), depth.astype(np.float32), box, side)
+    return Lung(field, lateral.astype(np.float32), depth.astype(np.float32), walls, box, side)

@@ -15,7 +15,8 @@ def render_bones(patient: Patient, exposure: Exposure, frame: Frame, thorax: Tho
     bones += _spine(patient, frame)
     bones += _clavicles(exposure, frame, rng)
     bones += _shoulders(exposure, frame, rng)
-    return (patient.bone * bones).astype(np.float32)
+    # Scatter: behind dense tissue bones lose contrast.
+    return (patient.bone * bones * 1.15 / (1 + np.exp(2.2 * (thorax.attenuation - 1.75)))).astype(np.float32)
 
 
 def _shaft(distance: Array, radius: float, pixel: float) -> Array:
@@ -49,10 +50,10 @@ def _ribs(patient: Patient, frame: Frame, cage: Array, rng: np.random.Generator)
         last = 11 if half == 0 else 7
         exists = soft_step(phase + 0.5, 0.1) * soft_step(last + 0.5 - phase, 0.1)
         if half == 1:
-            exists = exists * soft_step(au / np.maximum(wide, 0.05) - 0.42 - 0.02 * index, 0.08) * 0.8
+            exists = exists * soft_step(au / np.maximum(wide, 0.05) - 0.42 - 0.02 * index, 0.08)
         else:
             exists = exists * soft_step(au - 0.05, 0.02)
-        total += exists * _shaft(distance, radius, frame.pixel) * (0.3 + 0.25 * (1 - c))
+        total += exists * _shaft(distance, radius, frame.pixel) * (0.27, 0.17)[half] * np.minimum(1, 0.4 + 2 * c)
     calcium = max(0.0, patient.unfolding - 0.4) * soft_step(0.05 - np.abs(au / np.maximum(wide, 0.05) - 0.42), 0.04)
     return inside * total * (1 + calcium)
 
@@ -74,21 +75,22 @@ def _spine(patient: Patient, frame: Frame) -> Array:
 def _clavicles(exposure: Exposure, frame: Frame, rng: np.random.Generator) -> Array:
     """Two S-shaped shafts, flatter and higher in a film taken in bed."""
     total = np.zeros_like(frame.u)
-    rise = rng.uniform(0.02, 0.1) if exposure.view == "AP" else rng.uniform(0.06, 0.2)
-    base = rng.uniform(0.05, 0.1) if exposure.view == "AP" else rng.uniform(0.1, 0.16)
+    bed = exposure.view == "AP"
+    rise = rng.uniform(0.0, 0.06) if bed else rng.uniform(0.04, 0.12)
+    base = rng.uniform(0.03, 0.09) if bed else rng.uniform(0.09, 0.15)
     for side in (-1, 1):
-        t = (side * (frame.u - 2 * exposure.turn) - 0.045) / 0.5
+        t = (side * (frame.u - 2 * exposure.turn) - 0.06) / 0.42
         tilt = rise + rng.normal(0, 0.01)
-        curve = base - tilt * t - 0.035 * np.sin(2 * np.pi * np.clip(t, 0, 1)) * -1
-        slope = np.sqrt(1 + (tilt / 0.5) ** 2)
-        radius = 0.02 + 0.012 * bell(t, 0.2) + 0.006 * bell(t - 1, 0.2)
+        curve = base - tilt * t + 0.012 * np.sin(2 * np.pi * np.clip(t, 0, 1))
+        slope = np.sqrt(1 + (tilt / 0.42) ** 2)
+        radius = 0.024 + 0.012 * bell(t, 0.2) + 0.006 * bell(t - 1, 0.2)
         present = soft_step(t, 0.025) * soft_step(1.08 - t, 0.04)
         distance = np.abs(frame.v - curve) / slope
         soft = max(0.006, 0.6 * frame.pixel)
         shaft = 0.55 * soft_step(radius - distance, soft) + 0.35 * bell(
             distance - 0.8 * radius, max(0.006, 0.7 * frame.pixel)
         )
-        total += 0.55 * present * shaft
+        total += 0.7 * present * shaft
     return total
 
 
@@ -122,6 +124,6 @@ def _shoulders(exposure: Exposure, frame: Frame, rng: np.random.Generator) -> Ar
         shaft = np.abs(side * frame.u - abs(hu) - lean * (frame.v - hv) - 0.01) / np.hypot(1, lean)
         heads += 0.7 * _shaft(shaft, 0.038, frame.pixel) * soft_step(frame.v - hv - 0.02, 0.03)
     blade = np.asarray(canvas.reduce(factor), dtype=np.float32) / 255
-    fine = gaussian_filter(blade, 0.006 / frame.pixel)
+    fine = gaussian_filter(blade, 0.009 / frame.pixel)
     border = np.clip(fine - gaussian_filter(blade, 0.02 / frame.pixel), 0, 1)
-    return heads + 0.13 * fine + 0.5 * border
+    return heads + 0.08 * fine + 0.35 * border

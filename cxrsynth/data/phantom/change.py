@@ -40,13 +40,13 @@ def trim(field: Array, least: float) -> Array:
     return (np.maximum(field - least, 0) / (1 - least)).astype(np.float32)
 
 
-def apply_change(attenuation: Array, change: Change, tissue: float) -> Array:
+def apply_change(attenuation: Array, change: Change, tissue: Array | float) -> Array:
     """Attenuation with the lesion in it; equal to the input outside the lesion's mask.
 
     Args:
         attenuation: `[H, W]`.
         change: The lesion.
-        tissue: Attenuation of a ray whose air is all replaced.
+        tissue: Attenuation of a ray whose air is all replaced, `[H, W]` or one value.
     """
     size = attenuation.shape[0]
     result = attenuation
@@ -56,7 +56,8 @@ def apply_change(attenuation: Array, change: Change, tissue: float) -> Array:
         result = result + change.erase * np.minimum(plain + 0.02 - result, 0)
     if change.fill.any():
         base = gaussian_filter(result, 0.02 * size)
-        result = result + change.fill * np.maximum(tissue - base, 0)
+        lack = gaussian_filter(tissue, 0.02 * size) - base if isinstance(tissue, np.ndarray) else tissue - base
+        result = result + change.fill * np.maximum(lack, 0)
         # Denser rays hide detail: ribs and vessels fade inside an opacity.
         result = result - 0.45 * change.fill * (attenuation - base)
     return np.where(change.mask, result + change.add, attenuation).astype(np.float32)

@@ -41,5 +41,5 @@ def expose(attenuation: Array, exposure: Exposure, rng: np.random.Generator) -> 
     blurred = gaussian_filter(attenuation, exposure.blur * size, mode="nearest", truncate=3)
     grain = rng.standard_normal(attenuation.shape, dtype=np.float32)
     grain = gaussian_filter(grain, 0.45, truncate=2.5) * np.float32(1.6)
-    strength = exposure.noise * (size / 128) ** 0.5 * np.exp(0.25 * (blurred - 1.2))
+    strength = exposure.noise * (size / 128) ** 0.25 * np.exp(0.25 * (blurred - 1.2))
     return Film.of(exposure).grey(blurred + grain * strength)

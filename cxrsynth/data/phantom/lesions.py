@@ -122,11 +122,12 @@ def draw_pneumothorax(anatomy: Anatomy, severity: float, rng: np.random.Generato
     collapsed = np.where(lung.lateral < 0.25, np.maximum(collapsed, soft_step(0.15 - lung.lateral, 0.1)), collapsed)
     inner = soft_step(collapsed - 0.5, 0.3)
     fade = soft_step(0.96 - lung.depth + 0.1 * severity, 0.12)
+    fade = fade * soft_step(lung.lateral - 0.15, 0.12)
     rim = trim((1 - inner) * lung.field * fade, 0.15)
     # The pleura is half a pixel to a pixel thin, so it is drawn by distance, from the value and slope of the field.
     gy, gx = np.gradient(collapsed)
     away = np.abs(collapsed - 0.5) / np.maximum(np.hypot(gx, gy), 1e-3)
-    line = trim(bell(away, 0.0055 * size) * lung.field * fade * (lung.lateral > 0.12), 0.3)
+    line = trim(bell(away, 0.0055 * size) * lung.field * fade, 0.3)
     add = 0.34 * line - (0.12 + 0.1 * severity) * rim * (1 - line)
     return Change(nothing(rim.shape), add.astype(np.float32), rim, f"{lung.side} apex and lateral chest wall")
 
@@ -194,11 +195,11 @@ def draw_atelectasis(anatomy: Anatomy, severity: float, rng: np.random.Generator
     # The dome follows the lung that shrank: tissue takes the lowest part of each column of the field.
     floor = _floor(lung)
     rise = tall * (0.05 + 0.1 * severity)
-    raised = soft_step(y - (floor - rise), 0.012 * size)
+    raised = soft_step(y - (floor - rise), 0.012 * size) * soft_step(floor - lung.box[1] + 0.3 * tall, 0.06 * tall)
     cx, cy = lung.at(0.2, 0.85)
     wedge = soft_step((y - cy) + 0.9 * (x - cx) * lung.sign * -1 + 0.05 * tall, 0.02 * size)
     wedge = wedge * bell(np.hypot(x - cx, y - cy), 0.16 * tall) * (0.25 + 0.4 * severity)
-    fill = np.maximum(np.maximum((0.5 + 0.3 * severity) * plates, 0.95 * raised), wedge) * lung.field
+    fill = np.maximum(np.maximum((0.4 + 0.3 * severity) * plates, 0.95 * raised), wedge) * lung.field
     return Change(trim(np.clip(fill, 0, 1), 0.1), nothing(shape), nothing(shape), f"{lung.side} lower zone")
 
 

@@ -49,11 +49,11 @@ class Patient:
         age = int(rng.integers(20, 91))
         old = (age - 20) / 70
         fat = float(rng.beta(2, 2.5))
-        breast = rng.uniform(0.22, 0.5) + 0.2 * fat if sex == "F" else max(0.0, 0.06 * (fat - 0.6))
+        breast = rng.uniform(0.26, 0.5) + 0.15 * fat if sex == "F" else max(0.0, 0.06 * (fat - 0.6))
         return cls(
             sex=sex,
             age=age,
-            lung_width=rng.uniform(0.5, 0.6) + (0.03 if sex == "M" else 0.0) + 0.03 * old,
+            lung_width=rng.uniform(0.44, 0.53) + (0.03 if sex == "M" else 0.0) + 0.03 * old,
             heart_ratio=rng.uniform(0.39, 0.465) + 0.02 * old,
             fat=fat,
             breast=float(breast),
@@ -111,15 +111,15 @@ class Exposure:
         return cls(
             view=view,
             breath=rng.uniform(0.8, 0.9) if bed else rng.uniform(0.86, 0.96),
-            scale=rng.uniform(0.54, 0.66),
+            scale=rng.uniform(0.64, 0.8),
             centre=(0.5 + rng.normal(0, 0.02), 0.5 + rng.normal(0, 0.025)),
             tilt=float(np.clip(rng.normal(0, 0.03), -0.07, 0.07)),
             turn=float(rng.normal(0, 0.012)),
-            gain=rng.uniform(1.75, 2.3) * (0.9 if bed else 1.0),
+            gain=rng.uniform(1.95, 2.8) * (0.9 if bed else 1.0),
             level=rng.uniform(1.12, 1.38),
             black=rng.uniform(0.0, 0.06),
             white=rng.uniform(0.9, 1.0),
             blur=rng.uniform(0.0045, 0.0065) if bed else rng.uniform(0.003, 0.0045),
-            noise=rng.uniform(0.015, 0.035) * (1.3 if bed else 1.0),
+            noise=rng.uniform(0.006, 0.016) * (1.2 if bed else 1.0),
             seed=seed,
         )

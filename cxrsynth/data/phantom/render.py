@@ -65,7 +65,7 @@ def render(
     attenuation = attenuation + render_vessels(patient, frame, thorax.lungs, np.random.default_rng([patient.seed, 4]))
     attenuation = attenuation + render_distractors(patient, frame, thorax, np.random.default_rng([exposure.seed, 5]))
     anatomy = Anatomy.of(thorax.lungs, thorax.heart, Film.of(exposure).grey(attenuation))
-    tissue = float(np.percentile(attenuation[thorax.heart > 0.7], 50))
+    tissue = attenuation + 0.85 * thorax.air
     lesions = []
     for number, (finding, severity) in enumerate(findings):
         change = draw_change(finding, severity, np.random.default_rng([exposure.seed, 6, number]), anatomy)

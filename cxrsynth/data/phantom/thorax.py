@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from cxrsynth.data.phantom.patient import Exposure, Patient
 from cxrsynth.data.phantom.shapes import Array, Frame, bell, smooth_noise, soft_step
@@ -17,14 +18,14 @@ class Thorax:
         lungs: `[2, H, W]` in [0, 1]: the visible lung fields, image left (the patient's right) first.
         heart: Silhouette of heart and great vessels' roots in [0, 1].
         cage: Half width of the rib cage at each pixel's height, body units.
-        dome: Height of the diaphragm at each pixel's column.
+        air: Attenuation that the air in the lungs takes away.
     """
 
     attenuation: Array
     lungs: Array
     heart: Array
     cage: Array
-    dome: Array
+    air: Array
 
 
 def render_thorax(patient: Patient, exposure: Exposure, frame: Frame, rng: np.random.Generator) -> Thorax:
@@ -33,26 +34,27 @@ def render_thorax(patient: Patient, exposure: Exposure, frame: Frame, rng: np.ra
     edge = max(0.008, 0.8 * frame.pixel)
     au = np.abs(u)
     cage = _cage(patient, v)
-    dome = _dome(patient, exposure, u, cage, rng)
-    mu = _body(patient, exposure, frame, cage)
+    dome = _dome(patient, exposure, u, rng)
+    mu = _body(patient, exposure, frame)
 
     field = soft_step(cage - au, edge) * soft_step(dome - v, edge)
     field *= soft_step(au - 0.055 - 0.35 * np.clip(0.16 - v, 0, 1) ** 1.2, 2 * edge)
     recess = soft_step(cage - 0.03 - au, 0.03) * soft_step(dome + 0.1 - v, 0.07) * soft_step(au - 0.1, 0.05)
     depth = np.clip((cage - au) * 4.5, 0, 1) ** 0.4 * (0.72 + 0.28 * soft_step(v - 0.18, 0.2))
-    mu = mu - (1.02 * field * depth + 0.16 * recess * (1 - field) * (v > 0.4))
+    mu = mu - (1.02 * field * depth + 0.16 * recess * (1 - field) * soft_step(v - 0.5, 0.1))
 
-    heart = _heart(patient, exposure, frame)
-    vessels, knob_rim = _great_vessels(patient, exposure, frame)
-    silhouette = np.maximum(heart, vessels)
-    mu = mu + 0.86 * field * depth * np.maximum(0.95 * heart, 0.8 * vessels) + 0.3 * knob_rim
-    mu = mu + 0.16 * heart
+    heart, knob_rim = _silhouette(patient, exposure, frame)
+    # The middle of the heart is its thickest part; its borders let some lung through.
+    middle = bell(u - 0.06, 0.2) * soft_step(v - 0.3, 0.4)
+    mu = mu + field * depth * heart * (0.68 + 0.2 * middle) + 0.1 * middle * heart + 0.3 * knob_rim
+    mu = mu + 0.035 * smooth_noise(rng, u.shape, 9) * (mu > 0.3)
     mu = mu - _airways(frame, exposure)
-    mu = mu + _breasts(patient, exposure, frame, rng)
+    mu = mu + _breasts(patient, exposure, frame, rng) * 1.1 / (1 + np.exp(2.5 * (mu - 1.9)))
     mu = mu - _bowel_gas(patient, exposure, frame, dome, rng)
-    visible = field * (1 - silhouette)
+    visible = field * (1 - heart)
     lungs = np.stack([visible * (u < 0), visible * (u >= 0)]).astype(np.float32)
-    return Thorax(mu.astype(np.float32), lungs, heart, cage, dome)
+    air = (field * depth * (1 - heart)).astype(np.float32)
+    return Thorax(mu.astype(np.float32), lungs, heart, cage, air)
 
 
 def _cage(patient: Patient, v: Array) -> Array:
@@ -62,35 +64,32 @@ def _cage(patient: Patient, v: Array) -> Array:
     return patient.lung_width * arch * (1 - 0.05 * np.clip(v - 0.85, 0, 1) / 0.15)
 
 
-def _dome(patient: Patient, exposure: Exposure, u: Array, cage: Array, rng: np.random.Generator) -> Array:
-    """Height of each diaphragm dome; it falls to the costophrenic angle."""
+def _dome(patient: Patient, exposure: Exposure, u: Array, rng: np.random.Generator) -> Array:
+    """Height of each diaphragm dome: an arc that falls steeply into the costophrenic angle."""
     left = soft_step(u, 0.05)
-    centre = 0.5 * patient.lung_width
-    droop = np.clip(np.abs(np.abs(u) - centre * 0.85) / (patient.lung_width - 0.85 * centre), 0, 1.6)
-    height = rng.uniform(0.13, 0.19)
-    side = np.abs(u) > centre * 0.85
-    fall = np.where(side, height * droop**2.3, 0.05 * droop**2)
-    lobes = 0.006 * np.sin(u * rng.uniform(14, 20) + rng.uniform(0, 6))
+    peak = rng.uniform(0.42, 0.5) * patient.lung_width
+    lateral = np.clip((np.abs(u) - peak) / (1.03 * patient.lung_width - peak), 0, 1)
+    medial = np.clip((peak - np.abs(u)) / peak, 0, 1)
+    fall = rng.uniform(0.2, 0.3) * (1 - np.sqrt(1 - 0.98 * lateral**2)) + 0.06 * medial**2
+    lobes = 0.005 * np.sin(u * rng.uniform(14, 20) + rng.uniform(0, 6))
     return exposure.breath - patient.dome_gap * (1 - left) * 0.7 + 0.012 * left + fall + lobes
 
 
-def _body(patient: Patient, exposure: Exposure, frame: Frame, cage: Array) -> Array:
+def _body(patient: Patient, exposure: Exposure, frame: Frame) -> Array:
     """Neck, shoulders, arms and torso without lungs."""
-    u, v, au = frame.u, frame.v, np.abs(frame.u)
-    wall = 0.07 + 0.13 * patient.fat
-    width = patient.lung_width + wall + 0.05 * soft_step(v - 0.8, 0.4) * patient.fat
-    axilla = 0.05 * bell(v - 0.28, 0.12)
-    torso_edge = width + axilla + 0.02 * np.clip(0.5 - v, 0, 1)
-    shoulder = -0.2 + 0.62 * np.clip(au - 0.17, 0, None) ** (1.15 + 0.2 * patient.fat) - 0.05 * patient.fat
-    neck = 0.15 + 0.05 * patient.fat + (0.015 if patient.sex == "M" else 0)
+    v, au = frame.v, np.abs(frame.u)
+    wall = 0.1 + 0.16 * patient.fat
+    torso_edge = patient.lung_width + wall + 0.06 * bell(v - 0.25, 0.15) + 0.05 * soft_step(v - 0.8, 0.4) * patient.fat
+    slope = 0.4 + 0.1 * (exposure.view == "PA") - 0.06 * patient.fat
+    shoulder = -0.27 + slope * np.clip(au - 0.12, 0, None) ** 0.62 - 0.05 * patient.fat
+    neck = 0.2 + 0.05 * patient.fat + (0.015 if patient.sex == "M" else 0)
     top = soft_step(v - shoulder, 0.03)
-    column = soft_step(neck + 0.3 * np.clip(v + 0.22, 0, 1) - au, 0.03)
+    thin = np.clip((v - shoulder) / 0.16, 0, 1) ** 0.5  # the shoulder's ridge is thin
     torso = soft_step(torso_edge - au, 0.015) * top
-    thickness = np.sqrt(np.clip(1.02 - (au / (torso_edge + 0.02)) ** 2.6, 0, 1))
-    mu = np.maximum(
-        torso * (0.5 + (1.45 + 0.25 * patient.fat) * thickness),
-        column * (0.5 + 1.2 * np.sqrt(np.clip(1 - (au / (neck + 0.12)) ** 2, 0, 1))),
-    )
+    thickness = np.sqrt(np.clip(1.02 - (au / (torso_edge + 0.02)) ** 2.4, 0, 1))
+    trunk = torso * (0.25 + (1.55 + 0.3 * patient.fat) * thickness) * (0.45 + 0.55 * thin)
+    throat = np.sqrt(np.clip(1 - (au / (neck + 0.2 * np.clip(v + 0.3, 0, 1))) ** 2, 0, 1))
+    mu = np.maximum(trunk, 1.75 * throat * soft_step(0.2 - v, 0.2))
     # Arms: down beside the body in bed, lifted away in a standing film.
     start, lean = (0.86, 0.1) if exposure.view == "AP" else (0.8, 0.42)
     reach = start + lean * np.clip(v, -0.3, 2) - wall * 0.1
@@ -98,49 +97,49 @@ def _body(patient: Patient, exposure: Exposure, frame: Frame, cage: Array) -> Ar
     arm = np.clip(1 - ((au - reach) / arm_width) ** 2, 0, 1) ** 0.5 * top * soft_step(v + 0.05, 0.2)
     shoulder_cap = np.clip(1 - ((au - 0.72) / 0.3) ** 2 - ((v - 0.12) / 0.3) ** 2, 0, 1) ** 0.5 * top
     mu = np.maximum(mu, np.maximum(0.4 * (arm > 0) + 0.9 * arm, 1.55 * shoulder_cap))
-    belly = soft_step(v - 0.85, 0.3)
-    return mu + 0.12 * belly * torso
+    belly = soft_step(v - exposure.breath, 0.12)
+    middle = bell(au, 0.12) * soft_step(v + 0.02, 0.1)
+    return mu + torso * (0.4 * belly * thickness + 0.25 * middle)
 
 
-def _heart(patient: Patient, exposure: Exposure, frame: Frame) -> Array:
-    """Silhouette of the heart: a right atrium and an oblique, larger left ventricle."""
-    ratio = patient.heart_ratio + (0.035 if exposure.view == "AP" else 0.0)
+def _silhouette(patient: Patient, exposure: Exposure, frame: Frame) -> tuple[Array, Array]:
+    """Silhouette of heart and great vessels between two smooth borders, and the calcified rim of the aortic knob."""
+    bed, old = exposure.view == "AP", patient.unfolding
+    ratio = patient.heart_ratio + (0.03 if bed else 0.0)
     width = 2 * ratio * patient.lung_width
-    u = frame.u - 3 * exposure.turn
-    base = exposure.breath
-    edge = max(0.012, frame.pixel)
-    left, right = 0.66 * width, 0.34 * width
-    slant = 0.55 + 0.25 * (base - 0.8)
-    # Left ventricle: an ellipse leaning towards the apex of the heart.
-    du, dv = u - 0.33 * left, frame.v - (base - 0.2)
-    a, b = 0.85 * du + slant * dv, -slant * du * 0.62 + 0.85 * dv
-    ventricle = 1 - (a / (0.80 * left)) ** 2 - (b / 0.215) ** 2
-    du, dv = u + 0.25 * right, frame.v - (base - 0.19)
-    atrium = 1 - (du / (0.78 * right)) ** 2 - (dv / 0.21) ** 2
-    waist = 1 - ((u - 0.02) / (0.30 * width)) ** 2 - ((frame.v - (base - 0.33)) / 0.17) ** 2
-    lobes = np.maximum(np.maximum(ventricle, atrium), waist)
-    return soft_step(lobes, 4.5 * edge) * soft_step(base + 0.16 - frame.v, 0.05)
-
-
-def _great_vessels(patient: Patient, exposure: Exposure, frame: Frame) -> tuple[Array, Array]:
-    """Silhouette of the upper mediastinum, and the calcified rim of the aortic knob."""
-    u, v, old = frame.u - 1.5 * exposure.turn, frame.v, patient.unfolding
-    edge = max(0.012, frame.pixel)
-    wide = 1.15 if exposure.view == "AP" else 1.0
-    right = wide * (0.085 + 0.02 * bell(v - 0.2, 0.12) + 0.02 * old)
-    left = wide * (0.07 + 0.015 * old)
-    band = soft_step(u + right, edge) * soft_step(left - u, edge) * soft_step(v + 0.12, 0.1)
-    radius = wide * (0.05 + 0.034 * old)
-    ku, kv = 0.072 + 0.022 * old, 0.27 - 0.03 * old
-    distance = np.hypot(u - ku, (v - kv) * 0.9)
+    upper = 1.2 if bed else 1.0
+    low = exposure.breath - 0.88
+    v_left = np.array(
+        [-0.5, 0.05, 0.16, 0.34, 0.43, 0.52, 0.62 + low, 0.72 + low, 0.82 + low, 0.9 + low, 1.0 + low, 1.2]
+    )
+    left = np.array([0.05, 0.055, 0.065, 0.08 + 0.03 * old, 0.108, 0.15, 0.225, 0.29, 0.332, 0.342, 0.32, 0.2])
+    v_right = np.array([-0.5, 0.05, 0.2, 0.4, 0.5, 0.6 + low, 0.7 + low, 0.8 + low, 0.9 + low, 1.0 + low, 1.2])
+    right = np.array([0.04, 0.065, 0.08 + 0.02 * old, 0.095, 0.12, 0.155, 0.173, 0.17, 0.15, 0.12, 0.1])
+    # Above 0.45 these are vessels, which keep their own width; below it is the heart, which has the heart's.
+    left = np.where(v_left < 0.45, left * upper, left / 0.515 * width)
+    right = np.where(v_right < 0.45, right * upper, right / 0.515 * width)
+    edge = max(0.011, frame.pixel)
+    heart_u = frame.u - exposure.turn * (1 + 2 * soft_step(frame.v - 0.5, 0.2))
+    band = soft_step(_border(v_left, left, frame.v) - heart_u, edge)
+    band = band * soft_step(heart_u + _border(v_right, right, frame.v), edge)
+    radius = upper * (0.042 + 0.032 * old)
+    ku, kv = upper * (0.062 + 0.024 * old), 0.27 - 0.025 * old
+    distance = np.hypot(heart_u - ku, (frame.v - kv) * 0.85)
     knob = soft_step(radius - distance, edge)
-    artery = soft_step(1 - np.hypot((u - 0.075) / 0.062, (v - 0.42) / 0.075), 0.18)
     # The descending aorta leaves the spine as it unfolds with age.
-    lateral = 0.055 + 0.055 * old * bell(v - 0.55, 0.2) + 0.02 * old
-    descending = 0.75 * soft_step(lateral + 0.03 - u, edge) * soft_step(u, edge) * soft_step(v - kv, 0.03)
-    rim = bell(distance - 0.93 * radius, max(0.007, 0.5 * frame.pixel)) * soft_step(u - ku + 0.5 * radius, 0.03)
+    lateral = 0.075 + 0.06 * old * bell(frame.v - 0.52, 0.16) + 0.015 * old
+    descending = (
+        0.8 * old * soft_step(lateral - heart_u, edge) * soft_step(heart_u, edge) * soft_step(frame.v - kv, 0.03)
+    )
+    rim = bell(distance - 0.9 * radius, max(0.007, 0.5 * frame.pixel)) * soft_step(heart_u - ku + 0.5 * radius, 0.03)
     calcium = max(0.0, old - 0.3) * 1.4
-    return np.maximum(np.maximum(band, knob), np.maximum(0.9 * artery, descending)), calcium * rim
+    return np.maximum(np.maximum(band, knob), descending), calcium * rim
+
+
+def _border(knots: Array, values: Array, v: Array) -> Array:
+    """A smooth curve through (knots, values), read at every pixel."""
+    fine = np.linspace(-0.5, 1.2, 400)
+    return np.interp(v, fine, PchipInterpolator(knots, values)(fine)).astype(np.float32)
 
 
 def _airways(frame: Frame, exposure: Exposure) -> Array:
@@ -151,7 +150,7 @@ def _airways(frame: Frame, exposure: Exposure) -> Array:
     t = np.clip((v - 0.33) / 0.1, 0, 1.4)
     bronchi = soft_step(0.016 - np.abs(np.abs(bend) - 0.012 - 0.085 * t), 0.012)
     bronchi = bronchi * soft_step(v - 0.33, 0.02) * soft_step(0.45 - v, 0.02)
-    return 0.32 * trachea + 0.18 * bronchi
+    return 0.42 * trachea + 0.2 * bronchi
 
 
 def _breasts(patient: Patient, exposure: Exposure, frame: Frame, rng: np.random.Generator) -> Array:
@@ -162,9 +161,9 @@ def _breasts(patient: Patient, exposure: Exposure, frame: Frame, rng: np.random.
         du = side * frame.u - (0.62 * patient.lung_width + rng.uniform(-0.02, 0.02))
         dv = frame.v - (low + rng.uniform(-0.015, 0.015))
         radius = 0.25 + 0.12 * patient.breast
-        below = np.where(dv > 0, dv / (0.55 * radius), dv / (1.5 * radius))
+        below = np.where(dv > 0, dv / (0.7 * radius), dv / (1.5 * radius))
         q = np.clip(1 - (du / radius) ** 2 - below**2, 0, 1)
-        total += patient.breast * q**0.45 * np.where(dv > 0, 1, np.clip(1 + dv / (1.5 * radius), 0, 1) ** 0.7)
+        total += patient.breast * q**0.6 * np.where(dv > 0, 1, np.clip(1 + dv / (1.5 * radius), 0, 1) ** 1.3)
     if patient.sex == "M":
         fold = soft_step(0.5 - frame.v + 0.5 * np.abs(frame.u), 0.05) * soft_step(np.abs(frame.u) - 0.3, 0.1)
         total += 0.07 * fold

@@ -35,26 +35,26 @@ def render_vessels(patient: Patient, frame: Frame, lungs: Array, rng: np.random.
             hila += rng.uniform(0.12, 0.26) * bell(frame.u - u, 0.024) * bell(frame.v - v, rng.uniform(0.03, 0.055))
     grain = sum(0.5**k * smooth_noise(rng, frame.u.shape, 18 * 2**k) for k in range(3 if frame.size >= 192 else 2))
     field = lungs.sum(0)
-    return (field * (patient.vessels * (0.62 * tree + hila) + 0.028 * grain)).astype(np.float32)
+    return (field * (patient.vessels * (0.6 * tree + hila) + 0.028 * grain)).astype(np.float32)
 
 
 def _tree(side: int, lung_width: float, rng: np.random.Generator) -> list[tuple[int, Array, Array, Array]]:
     """Segments of one lung's vessels: (generation, start [N, 2], end [N, 2], width [N]) in body units."""
-    count = 9
-    angle = np.linspace(-1.25, 1.3, count) + rng.normal(0, 0.1, count)
-    start = np.stack([np.full(count, 0.11), 0.41 + 0.1 * np.linspace(-1, 1, count)], 1)
-    width = rng.uniform(0.012, 0.02, count) * (1 + 0.3 * np.linspace(-1, 1, count))
-    length = 0.1 * lung_width / 0.55 * (1 + 0.35 * np.abs(np.sin(angle)))
+    angle = np.array([-1.35, -1.0, -0.6, -0.1, 0.35, 0.7, 0.95, 1.15, 1.35]) + rng.normal(0, 0.12, 9)
+    count = len(angle)
+    start = np.stack([rng.uniform(0.09, 0.13, count), 0.41 + 0.08 * np.linspace(-1, 1, count)], 1)
+    width = rng.uniform(0.008, 0.015, count) * (1 + 0.45 * np.linspace(-1, 1, count))
+    length = 0.1 * lung_width / 0.55 * (0.8 + 0.6 * np.abs(np.sin(angle)))
     strokes = []
     for generation in range(6):
-        for _ in range(2):
-            step = (0.5 * length)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+        for _ in range(3):
+            step = (length / 3)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
             end = start + step
             strokes.append((generation, start * (side, 1), end * (side, 1), width.copy()))
-            start, angle = end, angle + rng.normal(0, 0.13, len(angle))
-        fork = rng.uniform(0.2, 0.5, len(angle))
+            start, angle, width = end, angle + rng.normal(0, 0.2, len(angle)), width * 0.95
+        fork = rng.uniform(0.25, 0.65, len(angle))
         start = np.concatenate([start, start])
         angle = np.concatenate([angle + fork * rng.uniform(0.3, 1, len(fork)), angle - fork])
-        width = np.concatenate([width * rng.uniform(0.55, 0.75, len(fork)), width * rng.uniform(0.65, 0.85, len(fork))])
+        width = np.concatenate([width * rng.uniform(0.5, 0.75, len(fork)), width * rng.uniform(0.6, 0.85, len(fork))])
         length = np.concatenate([length, length]) * rng.uniform(0.7, 1.0, 2 * len(fork))
     return strokes
