@@ -120,6 +120,10 @@ class SynthesisDataModule(L.LightningDataModule):
             collate_fn=list,
         )
 
+    def transfer_batch_to_device(self, batch: list[Group], device: torch.device, dataloader_idx: int) -> list[Group]:
+        """Leave the batch where it is: stored images stay on the CPU, and the task moves the squares itself."""
+        return batch
+
     def _check_ids(self) -> None:
         planned = pd.concat([self.plan["source_id"], self.plan["exemplar_id"]])
         unknown = sorted(set(planned) - set(self.manifest.table["image_id"]))

@@ -1,0 +1,163 @@
+"""The engine at tiny size: untrained networks paint noise, which is enough to test what must hold for every image."""
+
+import json
+import shutil
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cxrsynth.attention.task import GLoRITask
+from cxrsynth.data.manifest import Manifest
+from cxrsynth.data.phantom import write_phantom
+from cxrsynth.data.reading import read_stored
+from cxrsynth.data.split import make_splits
+from cxrsynth.errors import UserError
+from cxrsynth.files import sha256_file
+from cxrsynth.inpainting.task import InpaintingTask
+from cxrsynth.synthesis.datamodule import SynthesisDataModule
+from cxrsynth.synthesis.plan import make_plan, write_plan
+from cxrsynth.synthesis.task import SynthesisTask
+from cxrsynth.synthesis.writer import SynthesisWriter
+
+FINDINGS = ["Effusion", "Nodule"]
+
+
+def save(task: L.LightningModule, path: Path) -> str:
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """A phantom archive, a plan of 7 images in groups of 3, and two untrained networks."""
+    folder = tmp_path_factory.mktemp("archive")
+    manifest = Manifest.load(write_phantom(folder / "phantom", count=60, size=64, seed=1))
+    plan = make_plan(manifest, make_splits(manifest), FINDINGS, count=7, group_size=3)
+    write_plan(folder / "plan.csv", plan)
+    L.seed_everything(0)
+    sizes = {
+        "image_size": 64,
+        "architecture": {"image_size": 64, "patch_size": 16, "dim": 32, "depth": 4, "num_heads": 2},
+    }
+    save(GLoRITask(FINDINGS, **sizes, dim=32, num_heads=2, ffn_hidden=32), folder / "attention.ckpt")
+    save(InpaintingTask(FINDINGS, size=32, channels=[16, 16], attention=[False, True]), folder / "inpainting.ckpt")
+    return folder
+
+
+def synthesise(archive: Path, out: Path, batch_size: int = 1, workers: int = 0, **settings) -> dict[str, str]:
+    """Run the engine; the hash of every file it leaves."""
+    settings = {"steps": 2, "min_ncc": -1.0, "smallest": 0.0, "largest": 1.0, **settings}
+    task = SynthesisTask(str(archive / "attention.ckpt"), str(archive / "inpainting.ckpt"), **settings)
+    data = SynthesisDataModule(
+        str(archive / "plan.csv"), str(archive / "phantom/metadata.csv"), str(out), batch_size, workers
+    )
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[SynthesisWriter(str(out))],
+    )
+    trainer.predict(task, datamodule=data, return_predictions=False)
+    return {str(p.relative_to(out)): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(archive, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    out = tmp_path_factory.mktemp("made")
+    return out, synthesise(archive, out)
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "provenance.jsonl").read_text().splitlines()]
+
+
+def test_every_row_of_the_plan_is_made(archive, made):
+    out, _ = made
+    assert [r["id"] for r in records(out)] == sorted(pd.read_csv(archive / "plan.csv")["id"])
+
+
+def test_stored_values_outside_the_region_are_the_sources(archive, made):
+    out, _ = made
+    for record in records(out):
+        source = read_stored(archive / "phantom" / record["source_path"]).stored
+        image = np.array(Image.open(out / record["image"]))
+        region = np.array(Image.open(out / record["region"]))
+        assert image.shape == source.shape == region.shape
+        assert set(np.unique(region)) == {0, 255}
+        assert (image[region == 0] == source[region == 0]).all()
+        assert (image[region == 255] != source[region == 255]).mean() > 0.5
+
+
+def test_records_name_and_hash_what_they_describe(archive, made):
+    out, _ = made
+    for record in records(out):
+        for name in ("image", "region", "map"):
+            assert sha256_file(out / record[name]) == record[f"{name}_sha256"]
+        assert sha256_file(archive / "phantom" / record["source_path"]) == record["source_sha256"]
+        assert record["checkpoints"]["inpainting"] == sha256_file(archive / "inpainting.ckpt")
+        assert {"exemplar_id", "finding", "seed", "solver", "steps", "guidance", "registration"} <= set(record)
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(8, 0), (2, 2)])
+def test_loader_batches_and_workers_change_no_byte(archive, made, tmp_path, batch_size, workers):
+    assert synthesise(archive, tmp_path, batch_size, workers) == made[1]
+
+
+def test_a_run_that_was_cut_off_is_finished_to_the_same_files(archive, made, tmp_path):
+    out, files = made
+    shutil.copytree(out, tmp_path / "run")
+    run = tmp_path / "run"
+    ids = [r["id"] for r in records(out)]
+    (run / "provenance" / f"{ids[1]}.json").unlink()
+    (run / "images" / f"{ids[4]}.png").write_bytes(b"half")
+    (run / "provenance.jsonl").unlink()
+    untouched = (run / "images" / f"{ids[6]}.png").stat().st_mtime_ns
+    assert synthesise(archive, run) == files
+    assert (run / "images" / f"{ids[6]}.png").stat().st_mtime_ns == untouched
+
+
+def test_other_settings_make_the_images_again(archive, made, tmp_path):
+    shutil.copytree(made[0], tmp_path / "run")
+    assert synthesise(archive, tmp_path / "run", guidance=1.0) != made[1]
+
+
+def test_a_refused_row_says_why_and_leaves_no_image(archive, tmp_path):
+    synthesise(archive, tmp_path, min_ncc=0.9999)
+    assert records(tmp_path) == []
+    refused = pd.read_csv(tmp_path / "refused.csv")
+    assert len(refused) == 7
+    assert refused["refused"].str.contains("correlation").all()
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_source_that_cannot_be_read_is_refused_and_its_group_is_made(archive, made, tmp_path):
+    shutil.copytree(archive, tmp_path / "archive")
+    first = records(made[0])[0]
+    (tmp_path / "archive" / "phantom" / first["source_path"]).write_bytes(b"not an image")
+    synthesise(tmp_path / "archive", tmp_path / "out")
+    refused = pd.read_csv(tmp_path / "out" / "refused.csv")
+    assert first["id"] in set(refused["id"])
+    assert refused["refused"].str.startswith("unreadable").all()
+    kept = {r["id"]: r["image_sha256"] for r in records(tmp_path / "out")}
+    assert kept.items() <= {r["id"]: r["image_sha256"] for r in records(made[0])}.items()
+
+
+def test_networks_of_different_findings_are_refused(archive, tmp_path):
+    other = save(InpaintingTask(["Mass"], size=32, channels=[16, 16], attention=[False, True]), tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="same findings"):
+        SynthesisTask(str(archive / "attention.ckpt"), other)
+
+
+def test_a_plan_of_another_archive_is_refused(archive, tmp_path):
+    shutil.copytree(archive, tmp_path / "archive")
+    plan = pd.read_csv(archive / "plan.csv").assign(source_id="nobody")
+    write_plan(tmp_path / "archive" / "plan.csv", plan)
+    with pytest.raises(UserError, match="'nobody'"):
+        synthesise(tmp_path / "archive", tmp_path / "out")
