@@ -1,0 +1,93 @@
+// The Python module cxrsynth.ops._kernels: plain functions over raw pointers. cxrsynth/ops checks shapes, types and devices.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+
+#include "cpu/dispatch.h"
+#include "demons.h"
+
+namespace py = pybind11;
+using Pointer = std::uintptr_t;
+
+namespace {
+
+constexpr int interface = 1;  // raised with every change that cxrsynth/ops/extension.py must know of
+
+template <class T> T* to(Pointer pointer) { return reinterpret_cast<T*>(pointer); }
+
+#ifdef CXR_CUDA_ARCHS
+constexpr const char* cuda_architectures = CXR_CUDA_ARCHS;
+#define CXR_ON_DEVICE(cuda, cpu) (device ? (cuda) : (cpu))
+#else
+constexpr const char* cuda_architectures = "";
+#define CXR_ON_DEVICE(cuda, cpu) (cpu)
+#endif
+
+// `device`: run on the CUDA stream `queue`; otherwise `queue` is the number of threads.
+template <class T>
+void demons(const cxr::DemonsOptions& options, Pointer moving, Pointer fixed, Pointer initial, Pointer mask, Pointer displacement,
+            Pointer mse, Pointer rms, int batch, int height, int width, bool device, Pointer workspace, Pointer queue) {
+  const cxr::DemonsImages<T> images{to<T>(moving), to<T>(fixed), to<T>(initial), to<T>(mask), to<T>(displacement),
+                                    to<T>(mse), to<T>(rms), batch, height, width};
+  CXR_ON_DEVICE(cxr::demons_cuda(images, options, to<void>(workspace), to<void>(queue)), cxr::demons_cpu(images, options, int(queue)));
+  (void)device, (void)workspace;
+}
+
+template <class T>
+void warp(Pointer image, Pointer displacement, Pointer out, int batch, int channels, int height, int width, int mode,
+          bool device, Pointer queue) {
+  const cxr::WarpImages<T> in{to<T>(image), to<T>(displacement), batch, channels, height, width};
+  CXR_ON_DEVICE(cxr::warp_cuda(in, mode, to<T>(out), to<void>(queue)), cxr::warp_cpu(in, mode, to<T>(out), int(queue)));
+  (void)device;
+}
+
+template <class T>
+void warp_backward(Pointer image, Pointer displacement, Pointer grad, Pointer grad_image, Pointer grad_displacement, int batch,
+                   int channels, int height, int width, int mode, bool device, Pointer queue) {
+  const cxr::WarpImages<T> in{to<T>(image), to<T>(displacement), batch, channels, height, width};
+  CXR_ON_DEVICE(
+      cxr::warp_backward_cuda(in, mode, to<T>(grad), to<T>(grad_image), to<T>(grad_displacement), to<void>(queue)),
+      cxr::warp_backward_cpu(in, mode, to<T>(grad), to<T>(grad_image), to<T>(grad_displacement), int(queue)));
+  (void)device;
+}
+
+template <class T> void define(py::module_& m, const std::string& type) {
+  const py::call_guard<py::gil_scoped_release> unlocked;
+  m.def(("demons_" + type).c_str(), &demons<T>, unlocked);
+  m.def(("warp_" + type).c_str(), &warp<T>, unlocked);
+  m.def(("warp_backward_" + type).c_str(), &warp_backward<T>, unlocked);
+#ifdef CXR_CUDA_ARCHS
+  m.def(("demons_workspace_" + type).c_str(), &cxr::demons_cuda_workspace<T>);
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_kernels, m) {
+  m.attr("interface") = interface;
+  m.attr("cuda_architectures") = cuda_architectures;
+#ifdef _OPENMP
+  m.attr("openmp") = true;
+#else
+  m.attr("openmp") = false;
+#endif
+  m.def("compiled_paths", &cxr::compiled_paths);
+  m.def("usable_paths", &cxr::usable_paths);
+  m.def("current_path", &cxr::current_path);
+  m.def("set_path", &cxr::set_path);
+  py::class_<cxr::DemonsOptions>(m, "DemonsOptions")
+      .def(py::init<>())
+      .def_readwrite("iterations", &cxr::DemonsOptions::iterations)
+      .def_readwrite("shrink", &cxr::DemonsOptions::shrink)
+      .def_readwrite("force", &cxr::DemonsOptions::force)
+      .def_readwrite("diffeomorphic", &cxr::DemonsOptions::diffeomorphic)
+      .def_readwrite("itk", &cxr::DemonsOptions::itk)
+      .def_readwrite("inverse_k", &cxr::DemonsOptions::inverse_k)
+      .def_readwrite("squarings", &cxr::DemonsOptions::squarings)
+      .def_readwrite("diffusion", &cxr::DemonsOptions::diffusion)
+      .def_readwrite("fluid", &cxr::DemonsOptions::fluid)
+      .def_readwrite("tolerance", &cxr::DemonsOptions::tolerance);
+  define<float>(m, "float32");
+  define<double>(m, "float64");
+}

@@ -1,0 +1,81 @@
+#include "cpu/dispatch.h"
+
+#include <atomic>
+#include <stdexcept>
+
+#include "cpu/row_kernels.h"
+
+namespace cxr {
+
+#define CXR_DECLARE(path)                          \
+  namespace path {                                 \
+  extern const RowKernels<float> kernels_float;    \
+  extern const RowKernels<double> kernels_double;  \
+  }
+CXR_DECLARE(portable)
+#ifdef CXR_HAVE_AVX2
+CXR_DECLARE(avx2)
+#endif
+#ifdef CXR_HAVE_AVX512
+CXR_DECLARE(avx512)
+#endif
+
+namespace {
+
+struct Path {
+  const char* name;
+  bool (*usable)();
+  const RowKernels<float>* float_kernels;
+  const RowKernels<double>* double_kernels;
+};
+
+const Path paths[] = {
+    {"portable", [] { return true; }, &portable::kernels_float, &portable::kernels_double},
+#ifdef CXR_HAVE_AVX2
+    {"avx2", [] { return __builtin_cpu_supports("x86-64-v3") != 0; }, &avx2::kernels_float, &avx2::kernels_double},
+#endif
+#ifdef CXR_HAVE_AVX512
+    {"avx512", [] { return __builtin_cpu_supports("x86-64-v4") != 0; }, &avx512::kernels_float, &avx512::kernels_double},
+#endif
+};
+
+const Path* best() {
+  const Path* found = &paths[0];
+  for (const Path& path : paths)
+    if (path.usable()) found = &path;
+  return found;
+}
+
+std::atomic<const Path*> current{best()};
+
+}  // namespace
+
+std::vector<std::string> compiled_paths() {
+  std::vector<std::string> names;
+  for (const Path& path : paths) names.push_back(path.name);
+  return names;
+}
+
+std::vector<std::string> usable_paths() {
+  std::vector<std::string> names;
+  for (const Path& path : paths)
+    if (path.usable()) names.push_back(path.name);
+  return names;
+}
+
+std::string current_path() { return current.load()->name; }
+
+void set_path(const std::string& name) {
+  for (const Path& path : paths) {
+    if (name == path.name && path.usable()) {
+      current = &path;
+      return;
+    }
+  }
+  throw std::invalid_argument("no usable CPU path is called " + name);
+}
+
+template <> const RowKernels<float>& row_kernels<float>() { return *current.load()->float_kernels; }
+template <> const RowKernels<double>& row_kernels<double>() { return *current.load()->double_kernels; }
+
+}  // namespace cxr

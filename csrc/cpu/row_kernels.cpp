@@ -1,0 +1,109 @@
+// Compiled once for each path (CXR_PATH = portable, avx2, avx512): same source, same arithmetic, same bits.
+#include "cpu/row_kernels.h"
+
+namespace cxr {
+namespace {
+
+// W(x) = image(x + ux, y + uy)
+template <class T> void warp_row(const WarpRow<T>& a) {
+  for (int x = 0; x < a.width; ++x) {
+    const T px = T(x) + a.ux[x], py = T(a.y) + a.uy[x];
+    const T value = sample(a.image, a.height, a.width, a.width, px, py);
+    a.out[x] = !a.itk || (inside(px, a.width) && inside(py, a.height)) ? value : T(__builtin_nan(""));
+  }
+}
+
+// out = u + du of one pixel with neighbours in columns l and r.
+template <class T, int F, bool ITK, bool MASKED>
+CXR_HD void force_pixel(const ForceRow<T>& a, int x, int l, int r, T& difference, T& change, T& count) {
+  const T d = a.r[x] - a.w[x];
+  T rx = central(a.r[l], a.r[r]), ry = central(a.r_above[x], a.r_below[x]);
+  T wx = 0, wy = 0;
+  if (ITK) {
+    if (l == x || r == x) rx = 0;
+    if (a.top || a.bottom) ry = 0;
+    if (F != thirion) {
+      wx = one_sided(a.w[l], a.w[x], a.w[r], l != x, r != x);
+      wy = one_sided(a.w_above[x], a.w[x], a.w_below[x], !a.top, !a.bottom);
+    }
+  } else if (F != thirion) {
+    wx = central(a.w[l], a.w[r]);
+    wy = central(a.w_above[x], a.w_below[x]);
+  }
+  const Update<T> du = update<F>(d, rx, ry, wx, wy, a.inverse_k);
+  const bool on = (!MASKED || a.mask[x] > T(0.5)) && d - d == T(0);
+  const bool moves = on && (!ITK || (d < T(0) ? -d : d) >= a.threshold);
+  const T dx = moves ? du.x : T(0), dy = moves ? du.y : T(0);
+  a.out_x[x] = a.ux[x] + dx;
+  a.out_y[x] = a.uy[x] + dy;
+  difference += on ? d * d : T(0);
+  change += dx * dx + dy * dy;
+  count += on ? T(1) : T(0);
+}
+
+template <class T, int F, bool ITK, bool MASKED> Sums force_row_as(const ForceRow<T>& args) {
+  const ForceRow<T> a = args;
+  const int last = a.width - 1;
+  T difference = 0, change = 0, count = 0;
+  force_pixel<T, F, ITK, MASKED>(a, 0, 0, last > 0 ? 1 : 0, difference, change, count);
+#pragma omp simd reduction(+ : difference, change, count)
+  for (int x = 1; x < last; ++x) force_pixel<T, F, ITK, MASKED>(a, x, x - 1, x + 1, difference, change, count);
+  if (last > 0) force_pixel<T, F, ITK, MASKED>(a, last, last - 1, last, difference, change, count);
+  return {double(difference), double(change), double(count)};
+}
+
+template <class T, int F, bool ITK> Sums force_row(const ForceRow<T>& a) {
+  return a.mask ? force_row_as<T, F, ITK, true>(a) : force_row_as<T, F, ITK, false>(a);
+}
+
+template <class T, int RADIUS>
+void weighted_sum_of(const T* const* rows, const T* taps, int n, T* __restrict__ out) {
+  const T* row[2 * RADIUS + 1];
+  T tap[RADIUS + 1];
+  for (int j = 0; j <= 2 * RADIUS; ++j) row[j] = rows[j];
+  for (int j = 0; j <= RADIUS; ++j) tap[j] = taps[j];
+#pragma omp simd
+  for (int x = 0; x < n; ++x) {
+    T sum = tap[0] * row[RADIUS][x];
+    for (int j = 1; j <= RADIUS; ++j) sum += tap[j] * (row[RADIUS - j][x] + row[RADIUS + j][x]);
+    out[x] = sum;
+  }
+}
+
+template <class T> void weighted_sum(const T* const* rows, const T* taps, int radius, int n, T* out) {
+  switch (radius) {  // the usual radii are unrolled
+    case 1: return weighted_sum_of<T, 1>(rows, taps, n, out);
+    case 2: return weighted_sum_of<T, 2>(rows, taps, n, out);
+    case 3: return weighted_sum_of<T, 3>(rows, taps, n, out);
+    case 4: return weighted_sum_of<T, 4>(rows, taps, n, out);
+    case 5: return weighted_sum_of<T, 5>(rows, taps, n, out);
+    case 6: return weighted_sum_of<T, 6>(rows, taps, n, out);
+  }
+  const T centre = taps[0];
+  const T* row = rows[radius];
+  for (int x = 0; x < n; ++x) out[x] = centre * row[x];
+  for (int j = 1; j <= radius; ++j) {
+    const T tap = taps[j];
+    const T *before = rows[radius - j], *after = rows[radius + j];
+#pragma omp simd
+    for (int x = 0; x < n; ++x) out[x] += tap * (before[x] + after[x]);
+  }
+}
+
+template <class T> constexpr RowKernels<T> table() {
+  return {warp_row<T>,
+          {{force_row<T, two_force, false>, force_row<T, two_force, true>},
+           {force_row<T, esm, false>, force_row<T, esm, true>},
+           {force_row<T, thirion, false>, force_row<T, thirion, true>}},
+          weighted_sum<T>};
+}
+
+}  // namespace
+
+namespace CXR_PATH {
+extern const RowKernels<float> kernels_float;
+extern const RowKernels<double> kernels_double;
+const RowKernels<float> kernels_float = table<float>();
+const RowKernels<double> kernels_double = table<double>();
+}  // namespace CXR_PATH
+}  // namespace cxr

@@ -1,0 +1,42 @@
+// The inner loops of Demons and warp: each does one row of an image, and exists once for each instruction set.
+#pragma once
+
+#include "math.h"
+
+namespace cxr {
+
+template <class T> struct WarpRow {
+  const T* image;          // [height, width]
+  int height, width;
+  const T *ux, *uy;        // displacement of this row
+  int y;
+  T* out;
+  bool itk;                // NaN where the sample lies outside
+};
+
+template <class T> struct ForceRow {
+  const T *r_above, *r, *r_below;   // fixed image, rows y - 1, y, y + 1 (the border repeated)
+  const T *w_above, *w, *w_below;   // warped moving image
+  const T *ux, *uy;                 // added to the update
+  const T* mask;                    // null or 0/1
+  T *out_x, *out_y;
+  int width;
+  bool top, bottom;                 // this is the first, the last row
+  T inverse_k, threshold;
+};
+
+struct Sums {
+  double difference, update, count;  // sum d^2, sum |du|^2, number of pixels with a difference
+};
+
+template <class T> struct RowKernels {
+  void (*warp)(const WarpRow<T>&);
+  Sums (*force[3][2])(const ForceRow<T>&);  // [force][itk]
+  // out[x] = taps[0] rows[radius][x] + sum_j taps[j] (rows[radius - j][x] + rows[radius + j][x])
+  void (*weighted_sum)(const T* const* rows, const T* taps, int radius, int n, T* out);
+};
+
+// The kernels in use: the best of this machine, or the path chosen by set_path.
+template <class T> const RowKernels<T>& row_kernels();
+
+}  // namespace cxr

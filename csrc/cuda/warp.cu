@@ -1,0 +1,83 @@
+// warp(image, d)(p) = image(p + d(p)) and its gradients: one thread a pixel, which loops over the channels.
+#include "cuda/launch.cuh"
+#include "demons.h"
+
+namespace cxr {
+namespace {
+
+// Nearest pixel, halves to even as torch rounds.
+template <class T> __device__ int nearest_index(T p, int n) {
+  p = p > T(0) ? p : T(0);
+  p = p < T(n - 1) ? p : T(n - 1);
+  return int(rint(p));
+}
+
+template <class T> __device__ bool within(T p, int n) { return p >= T(0) && p <= T(n - 1); }
+
+template <class T> __global__ void warp_kernel(WarpImages<T> in, int mode, T* out) {
+  const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, b = blockIdx.z;
+  if (x >= in.width || y >= in.height) return;
+  const long size = long(in.height) * in.width, i = long(y) * in.width + x;
+  const T px = T(x) + in.displacement[b * 2 * size + i], py = T(y) + in.displacement[(b * 2 + 1) * size + i];
+  for (int c = 0; c < in.channels; ++c) {
+    const long plane = (long(b) * in.channels + c) * size;
+    const T* image = in.image + plane;
+    out[plane + i] = mode == bilinear ? sample(image, in.height, in.width, in.width, px, py)
+                                      : image[long(nearest_index(py, in.height)) * in.width + nearest_index(px, in.width)];
+  }
+}
+
+template <class T>
+__global__ void warp_backward_kernel(WarpImages<T> in, int mode, const T* grad, T* grad_image, T* grad_displacement) {
+  const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, b = blockIdx.z;
+  if (x >= in.width || y >= in.height) return;
+  const int h = in.height, w = in.width;
+  const long size = long(h) * w, i = long(y) * w + x;
+  const T px = T(x) + in.displacement[b * 2 * size + i], py = T(y) + in.displacement[(b * 2 + 1) * size + i];
+  const Position<T> sx = position(px, w), sy = position(py, h);
+  const long right = w > 1, down = h > 1 ? w : 0, corner = long(sy.i) * w + sx.i;
+  T dx = 0, dy = 0;
+  for (int c = 0; c < in.channels; ++c) {
+    const long plane = (long(b) * in.channels + c) * size;
+    const T g = grad[plane + i];
+    if (grad_image && mode == nearest) {
+      atomicAdd(grad_image + plane + long(nearest_index(py, h)) * w + nearest_index(px, w), g);
+    } else if (grad_image) {
+      T* p = grad_image + plane + corner;
+      atomicAdd(p, g * (T(1) - sx.f) * (T(1) - sy.f));
+      atomicAdd(p + right, g * sx.f * (T(1) - sy.f));
+      atomicAdd(p + down, g * (T(1) - sx.f) * sy.f);
+      atomicAdd(p + down + right, g * sx.f * sy.f);
+    }
+    if (grad_displacement && mode == bilinear) {
+      const T* p = in.image + plane + corner;
+      dx += g * mix(p[right] - p[0], p[down + right] - p[down], sy.f);
+      dy += g * mix(p[down] - p[0], p[down + right] - p[right], sx.f);
+    }
+  }
+  if (grad_displacement) {
+    grad_displacement[b * 2 * size + i] = within(px, w) ? dx : T(0);
+    grad_displacement[(b * 2 + 1) * size + i] = within(py, h) ? dy : T(0);
+  }
+}
+
+}  // namespace
+
+template <class T> void warp_cuda(const WarpImages<T>& in, int mode, T* out, void* stream) {
+  CXR_LAUNCH(warp_kernel<T>, pixel_grid(in.height, in.width, in.batch), pixel_block(), stream, in, mode, out);
+}
+
+// The caller gives grad_image as zeros: outputs of many threads add to one pixel.
+template <class T>
+void warp_backward_cuda(const WarpImages<T>& in, int mode, const T* grad, T* grad_image, T* grad_displacement, void* stream) {
+  CXR_LAUNCH(warp_backward_kernel<T>, pixel_grid(in.height, in.width, in.batch), pixel_block(), stream, in, mode, grad,
+             grad_image, grad_displacement);
+}
+
+#define CXR_INSTANTIATE(T)                                              \
+  template void warp_cuda<T>(const WarpImages<T>&, int, T*, void*);     \
+  template void warp_backward_cuda<T>(const WarpImages<T>&, int, const T*, T*, T*, void*);
+CXR_INSTANTIATE(float)
+CXR_INSTANTIATE(double)
+
+}  // namespace cxr

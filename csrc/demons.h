@@ -1,0 +1,61 @@
+// What a registration is: the images, the options and where the results go. Filled by bindings.cpp, read by CPU and CUDA.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "math.h"
+
+namespace cxr {
+
+struct DemonsOptions {
+  std::vector<int> iterations, shrink;           // one entry a level, coarse to fine
+  int force = two_force;
+  bool diffeomorphic = false;                    // update through exp(du), fields composed
+  bool itk = false;                              // ITK's borders, threshold and order of smoothing
+  double inverse_k = 1;                          // d^2 is divided by K
+  int squarings = 2;                             // of the exponential
+  std::vector<double> diffusion, fluid;          // half kernels: centre first, empty = none
+  double tolerance = -1;                         // a level stops when the RMS update falls below it; negative: never
+
+  int total_iterations() const {
+    int total = 0;
+    for (int n : iterations) total += n;
+    return total;
+  }
+};
+
+// Batch of contiguous images. `initial` and `mask` may be null.
+template <class T> struct DemonsImages {
+  const T *moving, *fixed, *initial, *mask;      // [B,H,W], [B,H,W], [B,2,H,W], [B,H,W]
+  T *displacement, *mse, *rms;                   // [B,2,H,W], [B,N], [B,N]; N = total iterations, NaN where not run
+  int batch, height, width;
+};
+
+inline int level_size(int size, int shrink) { return (size + shrink - 1) / shrink; }
+
+template <class T> void demons_cpu(const DemonsImages<T>& images, const DemonsOptions& options, int threads);
+// `workspace` is device memory of that many bytes.
+template <class T> size_t demons_cuda_workspace(int batch, int height, int width);
+template <class T>
+void demons_cuda(const DemonsImages<T>& images, const DemonsOptions& options, void* workspace, void* stream);
+
+// Antialiased bilinear resize of one plane, as torch's interpolate(mode="bilinear", antialias=True); values times `scale`.
+template <class T> void resize_cpu(const T* in, int height, int width, T* out, int new_height, int new_width, T scale);
+
+enum Mode : int { bilinear = 0, nearest = 1 };
+
+template <class T> struct WarpImages {
+  const T *image, *displacement;                 // [B,C,H,W], [B,2,H,W]
+  int batch, channels, height, width;
+};
+
+template <class T> void warp_cpu(const WarpImages<T>& in, int mode, T* out, int threads);
+template <class T> void warp_cuda(const WarpImages<T>& in, int mode, T* out, void* stream);
+// `grad` [B,C,H,W]; grad_image and grad_displacement may be null. Both are overwritten.
+template <class T>
+void warp_backward_cpu(const WarpImages<T>& in, int mode, const T* grad, T* grad_image, T* grad_displacement, int threads);
+template <class T>
+void warp_backward_cuda(const WarpImages<T>& in, int mode, const T* grad, T* grad_image, T* grad_displacement, void* stream);
+
+}  // namespace cxr

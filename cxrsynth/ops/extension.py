@@ -1,0 +1,62 @@
+"""Finds the compiled kernels, and says in one sentence what to do when they are missing or stale."""
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import torch
+
+INTERFACE = 1  # must equal the number compiled into csrc/bindings.cpp
+REBUILD = "run `pip install .` (or `pip install -e .` for work) in the project's folder again"
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    """The compiled module.
+
+    Raises:
+        ImportError: It was never built, cannot be loaded, or was built from other sources than this Python code.
+    """
+    try:
+        from cxrsynth.ops import _kernels  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise ImportError(f"cxrsynth's compiled kernels are missing or cannot be loaded ({error}); {REBUILD}") from None
+    if getattr(_kernels, "interface", None) != INTERFACE:
+        raise ImportError(f"cxrsynth's compiled kernels are of another version than its Python code; {REBUILD}")
+    return _kernels
+
+
+def function(name: str, tensor: torch.Tensor) -> Any:
+    """The kernel `name` for the tensor's dtype."""
+    return getattr(kernels(), f"{name}_{str(tensor.dtype).removeprefix('torch.')}")
+
+
+def queue(tensor: torch.Tensor) -> tuple[bool, int]:
+    """Where a kernel runs: (True, CUDA stream) or (False, number of threads).
+
+    Raises:
+        RuntimeError: The tensor is on a GPU and the kernels were built without CUDA.
+    """
+    if tensor.device.type != "cuda":
+        return False, torch.get_num_threads()
+    if not kernels().cuda_architectures:
+        raise RuntimeError(f"cxrsynth's kernels were built without CUDA; install the CUDA toolkit, then {REBUILD}")
+    return True, torch.cuda.current_stream(tensor.device).cuda_stream
+
+
+def build_info() -> dict[str, Any]:
+    """What was compiled and what runs here.
+
+    Returns:
+        `cpu_paths` (compiled instruction sets), `cpu_path` (the one in use), `openmp`, `cuda` (compiled in),
+        `cuda_architectures` (CMake's spelling, empty without CUDA), `threads`.
+    """
+    module = kernels()
+    return {
+        "cpu_paths": module.compiled_paths(),
+        "cpu_path": module.current_path(),
+        "openmp": module.openmp,
+        "cuda": bool(module.cuda_architectures),
+        "cuda_architectures": module.cuda_architectures,
+        "threads": torch.get_num_threads(),
+    }

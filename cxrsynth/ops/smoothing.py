@@ -1,0 +1,33 @@
+"""Half kernels of the two Gaussians that Demons smooths with."""
+
+import math
+
+import numpy as np
+from scipy.special import ive
+
+MAX_SIGMA = 10
+MAX_RADIUS = 32
+
+
+def smoothing_taps(sigma: float, kernel: str) -> list[float]:
+    """Weights of a smoothing kernel from its centre outwards, summing to 1 over both sides.
+
+    Args:
+        sigma: Standard deviation in pixels, at most MAX_SIGMA; 0 = no smoothing.
+        kernel: "gaussian": exp(-x^2 / 2 sigma^2) up to 3 sigma. "itk": exp(-sigma^2) I_n(sigma^2), cut where less than
+            0.1 of the mass is left (ITK's GaussianOperator with its default maximum error for displacement fields).
+
+    Returns:
+        At most 33 weights, empty for sigma 0.
+    """
+    if sigma == 0:
+        return []
+    if kernel == "gaussian":
+        x = np.arange(max(round(3 * sigma), 1) + 1)
+        weights = np.exp(-0.5 * (x / sigma) ** 2)
+    else:
+        weights = ive(np.arange(MAX_RADIUS + 1), sigma**2)
+        mass = 2 * np.cumsum(weights) - weights[0]
+        weights = weights[: max(int(np.argmax(mass >= 0.9)), 1) + 1]
+    total = math.fsum(weights) * 2 - weights[0]
+    return [float(w / total) for w in weights]

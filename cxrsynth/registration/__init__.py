@@ -1,0 +1,32 @@
+"""Registration of two images by Demons, and the transport of a map from one patient to another."""
+
+from cxrsynth.registration.field import (
+    compose,
+    from_grid_sample,
+    from_itk,
+    from_rows_first,
+    invert,
+    jacobian_determinant,
+    to_grid_sample,
+    to_itk,
+    to_rows_first,
+)
+from cxrsynth.registration.register import Registration, RegistrationResult, register
+from cxrsynth.registration.transport import TransportResult, transport
+
+__all__ = [
+    "Registration",
+    "RegistrationResult",
+    "TransportResult",
+    "compose",
+    "from_grid_sample",
+    "from_itk",
+    "from_rows_first",
+    "invert",
+    "jacobian_determinant",
+    "register",
+    "to_grid_sample",
+    "to_itk",
+    "to_rows_first",
+    "transport",
+]

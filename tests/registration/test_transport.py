@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from cxrsynth.errors import UserError
+from cxrsynth.registration import transport
+from cxrsynth.registration.align import match_histogram, moment_start
+
+
+def chest(shift=0.0, width=0.5, size=96):
+    """Two dark ovals in a bright trunk: enough of a chest to register."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    x = x - shift
+    trunk = torch.sigmoid((0.9 - (x / 0.95) ** 2 - (y / 1.2) ** 4) * 12)
+    lungs = sum(torch.sigmoid((1 - ((x - s * width) / (0.55 * width)) ** 2 - (y / 0.6) ** 2) * 6) for s in (-1, 1))
+    return (trunk * (0.85 - 0.6 * lungs))[None, None], lungs[None, None]
+
+
+def test_a_map_arrives_in_the_other_anatomy():
+    exemplar, lungs = chest(0.08, 0.42)
+    source, target = chest(-0.05, 0.5)
+    found = transport(lungs, exemplar, source)
+
+    def dice(a, b):
+        return (2 * ((a > 0.5) & (b > 0.5)).sum() / ((a > 0.5).sum() + (b > 0.5).sum())).item()
+
+    assert dice(lungs, target) < 0.85
+    assert dice(found.map, target) > 0.92
+    assert found.min_jacobian.item() > 0
+    assert found.ncc.item() > 0.95
+
+
+def test_batch_and_threads_change_no_bit():
+    first, map_a = chest(0.1, 0.42)
+    second, map_b = chest(-0.1, 0.5)
+    together = transport(torch.cat([map_a, map_b]), torch.cat([first, second]), torch.cat([second, first]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = transport(map_b, second, first)
+    torch.set_num_threads(threads)
+    for name in ("map", "displacement", "ncc", "min_jacobian"):
+        assert torch.equal(getattr(together, name)[1:], getattr(alone, name)), name
+
+
+def test_matched_quantiles():
+    moving, fixed = torch.rand(1, 1, 64, 64) ** 2, 0.3 + 0.5 * torch.rand(1, 1, 64, 64)
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    matched = match_histogram(moving, fixed)
+    torch.testing.assert_close(matched.quantile(levels), fixed.quantile(levels), rtol=0, atol=0.01)
+    flat = torch.zeros(1, 1, 8, 8)
+    assert match_histogram(flat, fixed).isfinite().all()
+
+
+def test_moment_start_recovers_shift_and_scale():
+    def spot(cx, cy, sigma):
+        y, x = torch.meshgrid(torch.arange(80.0), torch.arange(100.0), indexing="ij")
+        return torch.exp(-0.5 * (((x - cx) / sigma) ** 2 + ((y - cy) / sigma) ** 2))[None, None]
+
+    u = moment_start(spot(55, 38, 9.0), spot(45, 42, 8.0))
+    torch.testing.assert_close(u[0, :, 42, 45], torch.tensor([10.0, -4.0]), rtol=0, atol=0.05)
+    torch.testing.assert_close(u[0, 0, 42, 53] - u[0, 0, 42, 45], torch.tensor(1.0), rtol=0, atol=0.05)
+
+
+def test_shapes_must_fit():
+    with pytest.raises(UserError, match="transport: map is"):
+        transport(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8))
