@@ -68,7 +68,7 @@ class CXRDataModule(L.LightningDataModule):
         cache_gib: float = 2.0,
     ):
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # a task may have arguments of the same names, which loggers refuse
         if sampling not in ("natural", "balanced"):
             raise UserError(f"sampling is {sampling!r}; use natural or balanced")
         if predict_split not in (*SPLITS, "all"):

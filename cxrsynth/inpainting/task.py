@@ -169,9 +169,7 @@ def load_inpainter(path: str | Path, device: str = "cpu") -> InpaintingTask:
         UserError: The file is missing or not an inpainter's checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        task = InpaintingTask(**checkpoint["hyper_parameters"])
-        task.load_state_dict(checkpoint["state_dict"])
+        task = InpaintingTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist; give the path of an inpainting.ckpt") from error
     except Exception as error:

@@ -1,0 +1,111 @@
+"""The command line: LightningCLI over all tasks, and the commands around it."""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from cxrsynth.errors import UserError
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS: dict[str, Any] = {
+    "run": "cxrsynth.pipeline:run",
+    "report": "cxrsynth.report:write_report",
+    "doctor": "cxrsynth.commands:doctor",
+    "data": {
+        "import": "cxrsynth.data.commands:import_archive",
+        "check": "cxrsynth.data.commands:check",
+        "split": "cxrsynth.data.commands:split",
+        "phantom": "cxrsynth.data.phantom:write_phantom",
+    },
+}
+USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help explains one)
+
+  run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
+  fit        train one task            cxrsynth fit --config lightning_configs/inpainting.yaml
+  validate   validate one task         (also: test, predict; LightningCLI, so every setting can be given by --model.X,
+  predict    predict with one task      --data.X, --trainer.X, and shown by --print_config)
+  data       import | check | split | phantom: everything about archives and their manifests
+  report     write report.html and report.json of a run folder again
+  doctor     versions, kernels, threads and GPU of this installation, and what to do about them
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; a user's error becomes one sentence and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command in TRAINER_COMMANDS:
+            lightning_cli(arguments)
+        elif command in COMMANDS:
+            _command(command, rest)
+        else:
+            known = ", ".join([*COMMANDS, *TRAINER_COMMANDS])
+            raise UserError(f"command {command!r} is unknown; choose one of {known}")
+    except UserError as error:
+        _fail(str(error))
+    except PermissionError as error:
+        _fail(f"{error.filename} cannot be read or written ({error.strerror}); change its permissions or the path")
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from what is finished", status=130)
+
+
+def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
+    """LightningCLI over every task, each chosen by `model.class_path`; see `lightning_configs/`."""
+    import lightning as L
+    from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+    from cxrsynth.data.datamodule import CXRDataModule
+
+    class SaveConfig(SaveConfigCallback):
+        """Names the saved file after the subcommand, so that `predict` leaves `fit`'s file alone."""
+
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            self.config_filename = f"{self.config.subcommand if 'subcommand' in self.config else stage}.yaml"
+            super().setup(trainer, pl_module, stage)
+
+    class CLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            parser.set_defaults({"data": {"class_path": f"{CXRDataModule.__module__}.{CXRDataModule.__name__}"}})
+
+    return CLI(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        trainer_defaults={
+            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs"}}
+        },
+        args=arguments,
+    )
+
+
+def _command(name: str, arguments: list[str]) -> None:
+    from jsonargparse import auto_cli
+
+    entry = COMMANDS[name]
+    if isinstance(entry, dict):
+        result = auto_cli({key: _load(path) for key, path in entry.items()}, args=arguments, prog=f"cxrsynth {name}")
+    else:
+        result = auto_cli(_load(entry), args=arguments, as_positional=name == "report", prog=f"cxrsynth {name}")
+    if isinstance(result, (str, os.PathLike)):
+        print(result)
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _fail(sentence: str, status: int = 2) -> None:
+    if os.environ.get("CXRSYNTH_DEBUG"):
+        raise
+    print(f"cxrsynth: {sentence}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,151 @@
+"""`cxrsynth run`: the stages in their order, each skipped when its output for the same configuration exists."""
+
+import hashlib
+import json
+import logging
+import os
+import resource
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from cxrsynth import __version__
+from cxrsynth.errors import UserError
+from cxrsynth.files import sha256_file, write_json, write_text
+from cxrsynth.stages import STAGES, Run, Stage
+
+
+def run(
+    run: str,
+    findings: list[str],
+    encoder: dict[str, Any],
+    attention: dict[str, Any],
+    inpainting: dict[str, Any],
+    plan: dict[str, Any],
+    synthesis: dict[str, Any],
+    classification: dict[str, Any],
+    manifest: str | None = None,
+    phantom: dict[str, Any] | None = None,
+    views: list[str] | None = None,
+    sites: list[str] | None = None,
+    fractions: list[float] | None = None,
+    seed: int = 0,
+    threads: int = 2,
+) -> Path:
+    """Run the whole pipeline and write its report.
+
+    Started again, it goes on where it stopped: a stage whose configuration and inputs are unchanged is skipped, and a
+    training that was cut off continues from its last checkpoint.
+
+    Args:
+        run: The run folder, for example runs/demo.
+        findings: Findings to paint and to classify, by any of their usual names.
+        encoder: `model`, `data` and `trainer` arguments of the pretraining task.
+        attention: The same of the GLoRI task.
+        inpainting: The same of the inpainting task.
+        plan: Arguments of `cxrsynth.synthesis.plan.make_plan`.
+        synthesis: Arguments of `cxrsynth.synthesis.task.SynthesisTask`.
+        classification: `model`, `data` and `trainer` arguments of the classification task, trained twice.
+        manifest: The archive's table. Without it a phantom archive is made inside the run folder.
+        phantom: Arguments of `cxrsynth.data.phantom.write_phantom`.
+        views: Keep only images of these views, for example [PA].
+        sites: Keep only images of these sites.
+        fractions: Shares of training, validation and test patients.
+        seed: Seed of the split, the plan and every training.
+        threads: CPU threads; fixed, because floating point depends on it.
+
+    Returns:
+        Path of report.html.
+
+    Raises:
+        UserError: The configuration or the archive cannot be used.
+    """
+    config = {name: value for name, value in locals().items() if name != "run"}
+    folder = Path(run)
+    if manifest is None:
+        if phantom is None:
+            raise UserError(
+                "neither manifest nor phantom is given; give --manifest FILE, or phantom settings in the config"
+            )
+        config["manifest"] = str(folder / "phantom" / "metadata.csv")
+    elif not Path(manifest).is_file():
+        raise UserError(f"manifest {manifest} does not exist; give the path of an archive's CSV or Parquet table")
+    else:
+        config["phantom"] = None
+    torch.set_num_threads(threads)
+    _quieten()
+    _write_config(folder, config)
+    console = Console()
+    state = Run(folder, config)
+    started = time.monotonic()
+    for number, stage in enumerate(STAGES, 1):
+        fingerprint = _fingerprint(state, stage)
+        title = f"[{number}/{len(STAGES)}] {stage.name:<24}"
+        if _is_done(state, stage, fingerprint):
+            console.print(f"{title} done before", highlight=False)
+            continue
+        console.print(f"{title} {stage.purpose}", highlight=False)
+        begin = time.monotonic()
+        figures = stage.run(state, fingerprint)
+        record = {
+            "stage": stage.name,
+            "fingerprint": fingerprint,
+            "seconds": round(time.monotonic() - begin, 1),
+            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "version": __version__,
+            "outputs": {str(path.relative_to(folder)): sha256_file(path) for path in stage.outputs(state)},
+            "figures": figures,
+        }
+        write_json(state.stage_file(stage.name), record)
+        console.print(f"{'':29}{record['seconds']:.0f} s", highlight=False)
+    console.print(f"all stages: {time.monotonic() - started:.0f} s", highlight=False)
+    return folder / "report.html"
+
+
+def _quieten() -> None:
+    """Keep Lightning's remarks about what the pipeline does on purpose off the console."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        "LightningCLI's args parameter",  # each stage is configured by the pipeline, not by sys.argv
+        ".*does not have many workers",  # images are cached in memory; workers would only copy them
+        ".*LeafSpec",  # Lightning's own use of torch's pytree
+        ".*is smaller than the logging interval",  # short trainings log per epoch
+        ".*but have no `validation_step`",  # pretraining has no validation
+        ".*exists and is not empty",  # a training that goes on after it was cut off
+        ".*in eval mode at the start of training",  # a frozen encoder
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.yaml; the manifest's path is written relative to the run folder."""
+    relative = os.path.relpath(config["manifest"], folder)
+    write_text(
+        folder / "config.yaml",
+        yaml.safe_dump({**config, "manifest": relative, "version": __version__}, sort_keys=False),
+    )
+
+
+def _fingerprint(state: Run, stage: Stage) -> str:
+    """SHA-256 of all that a stage's output depends on: its settings and the fingerprints of the stages it needs."""
+    settings = {name: state.config[name] for name in stage.settings}
+    needed = {name: state.record(name)["fingerprint"] for name in stage.needs}
+    extra = sha256_file(state.manifest_path) if stage.reads_manifest else None
+    return hashlib.sha256(json.dumps([stage.name, settings, needed, extra], sort_keys=True).encode()).hexdigest()
+
+
+def _is_done(state: Run, stage: Stage, fingerprint: str) -> bool:
+    """Whether the stage's record carries this fingerprint and its outputs are there, unchanged."""
+    record = state.record(stage.name)
+    if not record or record["fingerprint"] != fingerprint:
+        return False
+    return all(
+        (state.folder / path).is_file() and sha256_file(state.folder / path) == digest
+        for path, digest in record["outputs"].items()
+    )

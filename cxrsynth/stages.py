@@ -1,0 +1,388 @@
+"""The stages of `cxrsynth run`: what each needs, reads, makes and reports."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+
+from cxrsynth.attention.localisation import localise
+from cxrsynth.attention.maps import collect_maps
+from cxrsynth.attention.task import GLoRITask
+from cxrsynth.callbacks import progress
+from cxrsynth.classification.task import ClassificationTask
+from cxrsynth.data.datamodule import CXRDataModule
+from cxrsynth.data.manifest import Manifest
+from cxrsynth.data.phantom import write_phantom
+from cxrsynth.data.split import make_splits, read_splits, write_splits
+from cxrsynth.encoder.task import DINOTask
+from cxrsynth.evaluation.judges import score_effects
+from cxrsynth.evaluation.predictions import predict_split, write_predictions
+from cxrsynth.files import write_bytes, write_text
+from cxrsynth.inpainting.task import InpaintingTask
+from cxrsynth.report import write_report
+from cxrsynth.synthesis.datamodule import SynthesisDataModule
+from cxrsynth.synthesis.plan import make_plan, write_plan
+from cxrsynth.synthesis.task import SynthesisTask
+from cxrsynth.synthesis.writer import SynthesisWriter
+
+LOGGER = "lightning.pytorch.loggers.CSVLogger"
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its configuration.
+
+    Attributes:
+        folder: `runs/<name>`.
+        config: The arguments of `cxrsynth.pipeline.run`, manifest filled in.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def manifest_path(self) -> Path:
+        """The archive's table."""
+        return Path(self.config["manifest"])
+
+    @property
+    def findings(self) -> list[str]:
+        """Findings of this run, in the order of the outputs of its networks."""
+        return list(self.config["findings"])
+
+    @property
+    def maps_file(self) -> Path:
+        """Attention maps of the training patients, which shape the inpainter's regions."""
+        return self.folder / "stages" / "attention_maps.npz"
+
+    def checkpoint(self, name: str) -> Path:
+        """Path of a stage's checkpoint."""
+        return self.folder / "checkpoints" / f"{name}.ckpt"
+
+    def stage_file(self, name: str) -> Path:
+        """Path of a stage's record."""
+        return self.folder / "stages" / f"{name}.json"
+
+    def record(self, name: str) -> dict[str, Any]:
+        """A stage's record; empty when it has not run."""
+        path = self.stage_file(name)
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def manifest(self) -> Manifest:
+        """The archive, narrowed to the views and sites of this run."""
+        return Manifest.load(self.manifest_path).select(views=self.config["views"], sites=self.config["sites"])
+
+    def datamodule(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of `CXRDataModule`: what all stages share, then the stage's own."""
+        shared = {
+            "manifest": str(self.manifest_path),
+            "splits": str(self.folder / "splits.csv"),
+            "findings": self.findings,
+            "views": self.config["views"],
+            "sites": self.config["sites"],
+            "seed": self.config["seed"],
+        }
+        return {**shared, **settings}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: Name of its record and checkpoint.
+        purpose: What it does, for the console.
+        run: Makes the outputs and returns figures for the report.
+        outputs: Files it makes.
+        settings: Keys of the configuration that it depends on.
+        needs: Stages whose outputs it reads.
+        reads_manifest: Whether the manifest's content is an input.
+    """
+
+    name: str
+    purpose: str
+    run: Callable[[Run, str], Figures]
+    outputs: Callable[[Run], list[Path]]
+    settings: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    reads_manifest: bool = False
+
+
+def fit(
+    run: Run,
+    name: str,
+    fingerprint: str,
+    task: type[L.LightningModule],
+    *,
+    section: str | None = None,
+    model: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    monitor: str | None = None,
+) -> Figures:
+    """Train one task through LightningCLI and keep its best (by `monitor`, highest) or last checkpoint.
+
+    A training with the same fingerprint that was cut off goes on from its last checkpoint.
+    """
+    settings = run.config[section or name]
+    logs = run.folder / "logs" / name
+    started = run.folder / "stages" / f"{name}.started"
+    if not started.is_file() or started.read_text() != fingerprint:
+        shutil.rmtree(logs, ignore_errors=True)
+        write_text(started, fingerprint)
+    attempt = len(list(logs.glob("version_*")))
+    kept = logs / "checkpoints"
+    keep = ModelCheckpoint(
+        dirpath=kept, filename="best", monitor=monitor, mode="max", save_last=True, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [keep, progress(name)]
+    cli = LightningCLI(
+        task,
+        CXRDataModule,
+        run=False,
+        save_config_callback=None,
+        seed_everything_default=run.config["seed"],
+        trainer_defaults={
+            "callbacks": callbacks,
+            "logger": {"class_path": LOGGER, "init_args": {"save_dir": str(logs), "name": "", "version": attempt}},
+            "enable_progress_bar": any(type(c).__name__ == "RichProgressBar" for c in callbacks),
+            "enable_model_summary": False,
+            "log_every_n_steps": 10,
+            "num_sanity_val_steps": 0,
+        },
+        args={
+            "model": {**settings["model"], **(model or {})},
+            "data": run.datamodule({**settings["data"], **(data or {})}),
+            "trainer": settings["trainer"],
+        },
+    )
+    last = kept / "last.ckpt"
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    best = Path(keep.best_model_path) if monitor and keep.best_model_path else last
+    write_bytes(run.checkpoint(name), best.read_bytes())
+    _gather_logs(logs)
+    figures = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
+    return {**figures, "steps": cli.trainer.global_step, "parameters": sum(p.numel() for p in cli.model.parameters())}
+
+
+def _gather_logs(logs: Path) -> None:
+    """One metrics.csv of all attempts at a training, each step as the last attempt logged it."""
+    attempts = sorted(logs.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    if not attempts:  # a training shorter than the logging interval
+        return
+    tables = [pd.read_csv(path) for path in attempts]
+    firsts = [table["step"].min() for table in tables[1:]]
+    kept = [table[table["step"] < first] for table, first in zip(tables, firsts, strict=False)] + tables[-1:]
+    table = pd.concat(kept, ignore_index=True)
+    write_text(logs / "metrics.csv", table.to_csv(index=False, lineterminator="\n"))
+
+
+def _archive(run: Run, fingerprint: str) -> Figures:
+    if run.config["phantom"] is not None:
+        write_phantom(run.manifest_path.parent, **run.config["phantom"])
+    manifest = run.manifest()
+    manifest.resolve(run.findings)  # refuses an unknown finding before anything is trained
+    return {"images": len(manifest), "healthy": int(manifest.healthy.sum())}
+
+
+def _split(run: Run, fingerprint: str) -> Figures:
+    splits = make_splits(Manifest.load(run.manifest_path), run.config["fractions"], seed=run.config["seed"])
+    write_splits(splits, run.folder / "splits.csv")
+    return {name: int(count) for name, count in splits["split"].value_counts().items()}
+
+
+def _encoder(run: Run, fingerprint: str) -> Figures:
+    return fit(run, "encoder", fingerprint, DINOTask)
+
+
+def _attention(run: Run, fingerprint: str) -> Figures:
+    model = {"findings": run.findings, "encoder": str(run.checkpoint("encoder"))}
+    return fit(run, "attention", fingerprint, GLoRITask, model=model, monitor="val/auroc")
+
+
+def _localise(run: Run, fingerprint: str) -> Figures:
+    """Maps of the training patients for the inpainter; their quality on the test patients for the report."""
+    task = GLoRITask.load_from_checkpoint(run.checkpoint("attention"), map_location="cpu", weights_only=True).eval()
+    data = CXRDataModule(**run.datamodule(run.config["attention"]["data"]))
+    count = collect_maps(task, data, run.maps_file)
+    rows = localise(task, data, run.maps_file)
+    write_text(run.folder / "study" / "localisation.csv", rows.to_csv(index=False, lineterminator="\n"))
+    return {"training_maps": count, "test_lesions": len(rows)}
+
+
+def _inpainting(run: Run, fingerprint: str) -> Figures:
+    data = {"maps": str(run.maps_file), "sampling": "balanced"}
+    return fit(run, "inpainting", fingerprint, InpaintingTask, model={"findings": run.findings}, data=data)
+
+
+def _plan(run: Run, fingerprint: str) -> Figures:
+    plan = make_plan(
+        run.manifest(),
+        read_splits(run.folder / "splits.csv"),
+        run.findings,
+        seed=run.config["seed"],
+        **run.config["plan"],
+    )
+    write_plan(run.folder / "plan.csv", plan)
+    return {"images": len(plan), **{f: int(n) for f, n in plan["finding"].value_counts().items()}}
+
+
+def _synthesis(run: Run, fingerprint: str) -> Figures:
+    settings = run.config["synthesis"]
+    task = SynthesisTask(
+        attention=str(run.checkpoint("attention")), inpainting=str(run.checkpoint("inpainting")), **settings["model"]
+    )
+    data = SynthesisDataModule(
+        plan=str(run.folder / "plan.csv"), manifest=str(run.manifest_path), out=str(run.folder), **settings["data"]
+    )
+    trainer = L.Trainer(
+        **settings["trainer"],
+        callbacks=[SynthesisWriter(str(run.folder)), progress("synthesis")],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        enable_model_summary=False,
+    )
+    trainer.predict(task, datamodule=data, return_predictions=False)
+    lines = (run.folder / "provenance.jsonl").read_text().splitlines()
+    return {"made": len(lines), "refused": len(pd.read_csv(run.folder / "refused.csv"))}
+
+
+def _classification(run: Run, fingerprint: str) -> Figures:
+    return _classify(run, fingerprint, "classification", {}, "real")
+
+
+def _classification_synthetic(run: Run, fingerprint: str) -> Figures:
+    data = {"extra_manifest": str(run.folder / "synthetic.csv")}
+    return _classify(run, fingerprint, "classification_synthetic", data, "synthetic")
+
+
+def _classify(run: Run, fingerprint: str, name: str, data: dict[str, Any], arm: str) -> Figures:
+    """Train one arm; both have the same settings, hence the same number of steps."""
+    model = {"findings": run.findings}
+    settings = {"section": "classification", "model": model, "data": data, "monitor": "val/auroc"}
+    figures = fit(run, name, fingerprint, ClassificationTask, **settings)
+    test = CXRDataModule(**run.datamodule({**run.config["classification"]["data"], "predict_split": "test"}))
+    write_predictions(predict_split(run.checkpoint(name), test), run.folder / "study" / f"predictions_{arm}.csv")
+    return figures
+
+
+def _effects(run: Run, fingerprint: str) -> Figures:
+    """Scores of each result and its source by judges that never saw a synthetic image."""
+    rows = score_effects(
+        run.folder, run.manifest(), run.checkpoint("classification"), run.config["classification"]["data"]
+    )
+    write_text(run.folder / "study" / "effects.csv", rows.to_csv(index=False, lineterminator="\n"))
+    return {"scores": len(rows)}
+
+
+def _report(run: Run, fingerprint: str) -> Figures:
+    write_report(run.folder)
+    return {}
+
+
+def _in(*names: str) -> Callable[[Run], list[Path]]:
+    """Outputs with fixed names in the run folder."""
+    return lambda run: [run.folder / name for name in names]
+
+
+def _made(run: Run) -> list[Path]:
+    """What synthesis writes; the images themselves are hashed in their provenance."""
+    made = [run.folder / name for name in ("provenance.jsonl", "refused.csv", "synthetic.csv")]
+    return made + sorted(p for kind in ("images", "regions", "maps") for p in (run.folder / kind).glob("*.png"))
+
+
+def _checkpoint(name: str) -> str:
+    return f"checkpoints/{name}.ckpt"
+
+
+ARCHIVE = ("findings", "views", "sites", "seed", "threads")
+STAGES = (
+    Stage(
+        "archive", "the archive", _archive, lambda run: [run.manifest_path], ("phantom", "findings", "views", "sites")
+    ),
+    Stage(
+        "split",
+        "patients into training, validation and test",
+        _split,
+        _in("splits.csv"),
+        ("fractions", "seed"),
+        ("archive",),
+    ),
+    Stage(
+        "encoder", "pretraining the encoder", _encoder, _in(_checkpoint("encoder")), ("encoder", *ARCHIVE), ("split",)
+    ),
+    Stage(
+        "attention",
+        "training the disease queries",
+        _attention,
+        _in(_checkpoint("attention")),
+        ("attention", *ARCHIVE),
+        ("encoder",),
+    ),
+    Stage(
+        "localisation",
+        "attention maps, and how well they find lesions",
+        _localise,
+        _in("stages/attention_maps.npz", "study/localisation.csv"),
+        ("attention", *ARCHIVE),
+        ("attention",),
+    ),
+    Stage(
+        "inpainting",
+        "training the inpainter",
+        _inpainting,
+        _in(_checkpoint("inpainting")),
+        ("inpainting", *ARCHIVE),
+        ("localisation",),
+    ),
+    Stage("plan", "who gets which finding from whom", _plan, _in("plan.csv"), ("plan", *ARCHIVE), ("split",)),
+    Stage(
+        "synthesis",
+        "painting the plan",
+        _synthesis,
+        _made,
+        ("synthesis", *ARCHIVE),
+        ("plan", "attention", "inpainting"),
+    ),
+    Stage(
+        "classification",
+        "training a classifier on real images",
+        _classification,
+        _in(_checkpoint("classification"), "study/predictions_real.csv"),
+        ("classification", *ARCHIVE),
+        ("split",),
+    ),
+    Stage(
+        "classification_synthetic",
+        "training a classifier on real and synthetic images",
+        _classification_synthetic,
+        _in(_checkpoint("classification_synthetic"), "study/predictions_synthetic.csv"),
+        ("classification", *ARCHIVE),
+        ("split", "synthesis"),
+    ),
+    Stage(
+        "effects",
+        "did the asked findings rise?",
+        _effects,
+        _in("study/effects.csv"),
+        ("classification",),
+        ("synthesis", "classification"),
+    ),
+    Stage(
+        "report",
+        "the page",
+        _report,
+        _in("report.html", "report.json"),
+        (),
+        ("localisation", "effects", "classification", "classification_synthetic"),
+    ),
+)
