@@ -13,11 +13,9 @@ from torch.utils.data import Dataset
 from cxrsynth.data.geometry import to_square
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.maps import MapStore
-from cxrsynth.data.reading import read_image
+from cxrsynth.data.reading import READERS, read_image
 from cxrsynth.data.sampling import HEALTHY, Draw
 from cxrsynth.errors import UserError
-
-READERS = 4  # threads; decoders release the lock
 
 
 class CXRDataset(Dataset[dict[str, Any]]):

@@ -139,8 +139,8 @@ class Manifest:
 
     def path(self, image_id: str) -> Path:
         """The absolute path of an image's file."""
-        row = self.table.iloc[self.row(image_id)]
-        return inside(row["root"], row["path"])
+        row = self.row(image_id)
+        return inside(self.table["root"].iat[row], self.table["path"].iat[row])
 
     def select(
         self,

@@ -13,6 +13,7 @@ from cxrsynth.errors import UserError
 
 __all__ = ["StoredImage", "read_image", "read_stored", "write_png"]
 
+READERS = 4  # threads that read an archive; decoders release the lock
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima", ""})
 
 

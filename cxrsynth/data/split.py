@@ -9,6 +9,7 @@ import pandas as pd
 
 from cxrsynth.data.duplicates import near_duplicate_clusters
 from cxrsynth.data.manifest import Manifest
+from cxrsynth.data.signatures import read_signatures
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_bytes
 
@@ -49,8 +50,7 @@ def make_splits(manifest: Manifest, fractions: Sequence[float] | None = None, se
     given = table[table.split != ""]
     check_patients(given, "the manifest's split column")
     decided = dict(zip(given.patient_id, given.split, strict=True))
-    targets = np.nan_to_num(manifest.targets(manifest.findings).numpy())
-    groups = np.column_stack([targets, manifest.healthy, np.ones(len(manifest))])
+    groups = _groups(manifest)
     if decided:
         shares = [
             0.0 if name in decided.values() and name != "train" else s for name, s in zip(SPLITS, shares, strict=True)
@@ -67,8 +67,12 @@ def write_splits(table: pd.DataFrame, path: str | Path) -> Path:
     return write_bytes(path, table[COLUMNS].to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_splits(path: str | Path) -> pd.DataFrame:
+def read_splits(path: str | Path, refuse: bool = True) -> pd.DataFrame:
     """Read what `write_splits` wrote, or a table like it.
+
+    Args:
+        path: The file.
+        refuse: Whether to refuse a table with a patient in two splits.
 
     Raises:
         UserError: The file is missing or lacks a column, an image is there twice, or a patient is in two splits.
@@ -84,7 +88,8 @@ def read_splits(path: str | Path) -> pd.DataFrame:
     twice = table.image_id[table.image_id.duplicated()]
     if len(twice):
         raise UserError(f"splits {path} has image_id {twice.iloc[0]!r} more than once; each image has one split")
-    check_patients(table, f"splits {path}")
+    if refuse:
+        check_patients(table, f"splits {path}")
     return table[COLUMNS]
 
 
@@ -127,8 +132,15 @@ def _patients(manifest: Manifest) -> list[str]:
     nameless = [i for i, patient in zip(manifest.table.image_id, patients, strict=True) if not patient]
     if not nameless:
         return patients
-    clusters = near_duplicate_clusters(manifest.select(ids=nameless))
+    clusters = near_duplicate_clusters(read_signatures(manifest.select(ids=nameless)))
     return [p or clusters[i] for i, p in zip(manifest.table.image_id, patients, strict=True)]
+
+
+def _groups(manifest: Manifest) -> np.ndarray:
+    """Membership `[N, groups]` of images in what is to be shared out evenly: findings, healthy, sites; last, all."""
+    findings = np.nan_to_num(manifest.targets(manifest.findings).numpy())
+    sites = pd.get_dummies(manifest.table.site).to_numpy(float)
+    return np.column_stack([findings, manifest.healthy, sites, np.ones(len(manifest))])
 
 
 def _stratify(patients: np.ndarray, groups: np.ndarray, shares: list[float], seed: int) -> dict[str, str]:
