@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from cxrsynth.inpainting.condition import Condition, ConditionEmbedder
 
+DATA_STD = 0.5  # of chest X-rays in [-1, 1]
+
 
 class VelocityField(Protocol):
     """Anything that gives `v(x_t, t, r, c)`, 0 outside the region."""
@@ -61,7 +63,7 @@ class VelocityUNet(nn.Module):
             norm_num_groups=norm_groups,
             with_conditioning=True,
             cross_attention_dim=token_width,
-            use_flash_attention=True,
+            use_flash_attention=torch.cuda.is_available(),  # on a CPU MONAI's plain attention is faster at these sizes
             num_class_embeds=1,  # opens the door through which the condition joins the time embedding
         )
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -85,4 +87,24 @@ class VelocityUNet(nn.Module):
             tokens, vector = self.embed(condition)
             inputs = self.fold(torch.cat([x, region, coordinates], 1)).contiguous(memory_format=torch.channels_last)
             out = self.unet(inputs, 1000 * t, context=tokens, class_labels=vector)  # MONAI counts time in 0..1000
-        return region * self.unfold(out.float())
+        skip, scale = preconditioning(t.view(-1, 1, 1, 1))
+        return region * (skip * x + scale * self.unfold(out.float()))
+
+
+def preconditioning(t: Tensor) -> tuple[Tensor, Tensor]:
+    """What of the velocity is known from x_t alone, so that the network need not learn to copy noise.
+
+    For x1 of mean 0 and variance s^2 and standard normal noise z, the best linear guess of `x1 - z` from
+    `x_t = (1 - t) z + t x1` is `skip * x_t`, and what it leaves unexplained has the standard deviation `scale`: with
+    `D = (1 - t)^2 + t^2 s^2`, `skip = (t s^2 - (1 - t)) / D` and `scale = s / sqrt(D)` (the idea of Karras et al. 2022,
+    arXiv 2206.00364, section 5, on the straight path).
+
+    Args:
+        t: Times in [0, 1], any shape.
+
+    Returns:
+        `skip` and `scale`, shaped like `t`.
+    """
+    variance = DATA_STD**2
+    total = (1 - t) ** 2 + t**2 * variance
+    return (t * variance - (1 - t)) / total, DATA_STD / total.sqrt()

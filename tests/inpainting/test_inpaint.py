@@ -3,7 +3,7 @@ import torch
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting import Condition, inpaint
-from cxrsynth.inpainting.unet import VelocityUNet
+from cxrsynth.inpainting.unet import DATA_STD, VelocityUNet, preconditioning
 
 SMALL = {"channels": (8, 16), "attention": (False, False), "head_channels": 8, "norm_groups": 4, "token_width": 8}
 
@@ -114,3 +114,12 @@ def test_bad_requests_are_one_sentence(change: dict, word: str):
     }
     with pytest.raises(UserError, match=word):
         inpaint(**{**request, **change}, **OPTIONS)
+
+
+def test_preconditioning_is_the_best_linear_guess():
+    x1, z = DATA_STD * torch.randn(200_000, dtype=torch.float64), torch.randn(200_000, dtype=torch.float64)
+    for time in (0.0, 0.3, 0.8, 1.0):
+        x, v = (1 - time) * z + time * x1, x1 - z
+        skip, scale = preconditioning(torch.tensor(time, dtype=torch.float64))
+        assert skip.item() == pytest.approx(((x * v).mean() / (x * x).mean()).item(), abs=0.02)
+        assert scale.item() == pytest.approx((v - skip * x).std().item(), rel=0.02)
