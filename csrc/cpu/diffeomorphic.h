@@ -44,7 +44,7 @@ template <class T> class Passes {
   }
 
  private:
-  // out = v + u o (Id + v). ITK takes u as 0 outside the image; otherwise the border is repeated.
+  // out = v + u o (Id + v)
   void compose(const T* u, const T* v, T* out) const {
     const int h = level_.height, w = level_.width;
     for (int c = 0; c < 2; ++c) {
@@ -52,8 +52,7 @@ template <class T> class Passes {
         for (int x = 0; x < w; ++x) {
           const size_t i = size_t(y) * w + x;
           const T px = T(x) + v[i], py = T(y) + v[size_ + i];
-          const bool in = !options_.itk || (inside(px, w) && inside(py, h));
-          out[c * size_ + i] = v[c * size_ + i] + (in ? sample(u + c * size_, h, w, w, px, py) : T(0));
+          out[c * size_ + i] = v[c * size_ + i] + sample(u + c * size_, h, w, w, px, py);
         }
       }
     }

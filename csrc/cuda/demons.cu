@@ -142,7 +142,7 @@ template <class T> class Registration {
   }
 
   void compose(const T* u, const T* v, T* out, dim3 grid) {
-    CXR_LAUNCH(compose_fields<T>, grid, pixel_block(), stream_, u, v, active_, h_, w_, options_.itk, out);
+    CXR_LAUNCH(compose_fields<T>, grid, pixel_block(), stream_, u, v, active_, h_, w_, out);
   }
 
   // A copy, not a swap of pointers: an item that has stopped must keep its field.

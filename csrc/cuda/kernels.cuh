@@ -123,14 +123,13 @@ template <class T> __global__ void scale_add(const T* a, T scale, const T* b, co
   out[i] = scale * a[i] + (b ? b[i] : T(0));
 }
 
-// out = v + u o (Id + v). ITK takes u as 0 outside the image.
-template <class T> __global__ void compose_fields(const T* u, const T* v, const int* active, int h, int w, bool itk, T* out) {
+// out = v + u o (Id + v)
+template <class T> __global__ void compose_fields(const T* u, const T* v, const int* active, int h, int w, T* out) {
   const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, b = blockIdx.z / 2;
   if (x >= w || y >= h || !active[b]) return;
   const long size = long(h) * w, i = long(y) * w + x, plane = blockIdx.z * size;
   const T px = T(x) + v[b * 2 * size + i], py = T(y) + v[(b * 2 + 1) * size + i];
-  const bool in = !itk || (inside(px, w) && inside(py, h));
-  out[plane + i] = v[plane + i] + (in ? sample(u + plane, h, w, w, px, py) : T(0));
+  out[plane + i] = v[plane + i] + sample(u + plane, h, w, w, px, py);
 }
 
 // One output of the antialiased bilinear resize along an axis: a triangle as wide as the larger pixel.

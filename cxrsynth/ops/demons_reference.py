@@ -49,7 +49,7 @@ def demons_reference(
             mse[running, i] = ((difference**2 * counted).sum((1, 2, 3)) / pixels)[running]
             rms[running, i] = ((du**2).sum((1, 2, 3)) / pixels).sqrt()[running]
             du = smooth(du, fluid)
-            new = compose(new, exponential(du, step, itk), itk) if update == "diffeomorphic" else new + du
+            new = compose(new, exponential(du, step)) if update == "diffeomorphic" else new + du
             new = new if smooths_before else smooth(new, diffusion)
             u = torch.where(running[:, None, None, None], new, u)
             running = running & ~(rms[:, i] < (-1 if tol is None else tol))
@@ -125,19 +125,18 @@ def smooth(field: Tensor, taps: Sequence[float]) -> Tensor:
     return F.conv2d(F.conv2d(planes, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1)).view_as(field)
 
 
-def exponential(du: Tensor, step: float, itk: bool) -> Tensor:
+def exponential(du: Tensor, step: float) -> Tensor:
     """exp(du) by scaling and squaring: v = du / 2^N, then N times v <- v + v o (Id + v)."""
     n = max(0, math.ceil(2 + math.log2(step)))
     v = du / 2**n
     for _ in range(n):
-        v = compose(v, v, itk)
+        v = compose(v, v)
     return v
 
 
-def compose(u: Tensor, v: Tensor, itk: bool) -> Tensor:
-    """The field v + u o (Id + v); ITK takes u as 0 outside the image."""
-    carried = warp_reference(u, v)
-    return v + (carried.where(inside(v), 0) if itk else carried)
+def compose(u: Tensor, v: Tensor) -> Tensor:
+    """The field v + u o (Id + v)."""
+    return v + warp_reference(u, v)
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
