@@ -1,0 +1,166 @@
+"""Every figure of the report, computed once and ready for JSON; page and Markdown only arrange it."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxrsynth import __version__
+from cxrsynth.data.manifest import Manifest
+from cxrsynth.evaluation.bootstrap import Statistic, bootstrap
+from cxrsynth.evaluation.compare import compare
+from cxrsynth.evaluation.effects import effects_table
+from cxrsynth.evaluation.exactness import check_exactness
+from cxrsynth.evaluation.metrics import METRICS
+from cxrsynth.files import sha256_file
+from cxrsynth.report.collect import RunFolder
+from cxrsynth.report.gallery import reason_kind
+
+PACKAGES = ("torch", "lightning", "monai", "torchmetrics", "kornia", "numpy", "pandas", "pydicom", "scikit-learn")
+
+
+def summarise(run: RunFolder) -> dict[str, Any]:
+    """All figures of a run.
+
+    Returns:
+        A dictionary that JSON can hold (no NaN), with the keys `run, version, verdict, findings, not_run, data,
+        images, exactness, effects, utility, losses, localisation, refused, stages, checkpoints, versions, config`. A
+        part that was not made is None or empty.
+    """
+    utility = _utility(run)
+    content = {
+        "run": run.path.resolve().name,
+        "version": __version__,
+        "verdict": utility["metrics"]["auroc"][-1]["verdict"] if utility else "cannot tell",
+        "findings": list(run.config.get("findings") or _findings(run)),
+        "not_run": run.not_run,
+        "data": _data(run),
+        "images": _images(run),
+        "exactness": _exactness(run),
+        "effects": None if run.effects is None else effects_table(run.effects).to_dict("records"),
+        "utility": utility,
+        "losses": _losses(run),
+        "localisation": _localisation(run),
+        "refused": _refused(run),
+        "stages": run.stages,
+        "checkpoints": {p.name: sha256_file(p) for p in sorted((run.path / "checkpoints").glob("*.ckpt"))},
+        "versions": {"cxrsynth": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "config": run.config,
+    }
+    return plain(content)
+
+
+def plain(value: Any) -> Any:
+    """The same content in types that JSON knows: NaN and infinities become None, NumPy scalars Python's."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _findings(run: RunFolder) -> list[str]:
+    return sorted({record["finding"] for record in run.records or []})
+
+
+def _data(run: RunFolder) -> dict[str, Any] | None:
+    if run.manifest is None or run.splits is None:
+        return None
+    archive = Manifest.load(run.manifest).select(views=run.config.get("views"), sites=run.config.get("sites"))
+    findings = list(run.config.get("findings") or archive.findings)
+    targets = pd.DataFrame(archive.targets(archive.resolve(findings)).numpy() == 1, columns=findings)
+    table = pd.DataFrame({"image_id": archive.table["image_id"], "No Finding": archive.healthy}).join(targets)
+    table = table.merge(run.splits, on="image_id")
+    rows = []
+    for name in ("train", "val", "test"):
+        part = table[table["split"] == name]
+        counts = {finding: int(part[finding].sum()) for finding in ["No Finding", *findings]}
+        rows.append({"split": name, "images": len(part), "patients": part["patient_id"].nunique(), "counts": counts})
+    return {"archive": run.manifest.parent.name, "simulated": bool(run.config.get("phantom")), "splits": rows}
+
+
+def _images(run: RunFolder) -> dict[str, Any] | None:
+    if run.records is None:
+        return None
+    patients = {} if run.splits is None else dict(zip(run.splits["image_id"], run.splits["patient_id"], strict=True))
+    made = pd.Series([record["finding"] for record in run.records], dtype=str).value_counts()
+    return {
+        "made": len(run.records),
+        "by_finding": {str(name): int(count) for name, count in made.items()},
+        "sources": len({record["source_id"] for record in run.records}),
+        "source_patients": len({patients.get(record["source_id"], record["source_id"]) for record in run.records}),
+    }
+
+
+def _exactness(run: RunFolder) -> dict[str, Any] | None:
+    if run.records is None or run.manifest is None:
+        return None
+    result = check_exactness(run.path, run.manifest.parent, run.records)
+    shares = sorted(result.painted.values())
+    painted = {"smallest": shares[0], "median": float(np.median(shares)), "largest": shares[-1]} if shares else None
+    return {"images": result.images, "exact": result.exact, "offenders": result.offenders, "painted": painted}
+
+
+def _utility(run: RunFolder) -> dict[str, Any] | None:
+    if len(run.predictions) < 2:
+        return None
+    real, synthetic = run.predictions["real"], run.predictions["synthetic"]
+    return {
+        "split": ", ".join(sorted(set(real["split"]))),
+        "images": len(real),
+        "patients": real["patient_id"].nunique(),
+        "metrics": {name: compare(real, synthetic, name).to_dict("records") for name in METRICS},
+    }
+
+
+def _losses(run: RunFolder) -> dict[str, Any]:
+    """Last losses and their gap, by classifier."""
+    result = {}
+    for arm, table in run.curves.items():
+        last = {name: table[f"{name}/loss"].dropna().iloc[-1:] for name in ("train", "val") if f"{name}/loss" in table}
+        values = {name: float(column.iloc[0]) if len(column) else float("nan") for name, column in last.items()}
+        gap = values.get("val", float("nan")) - values.get("train", float("nan"))
+        result[arm] = {**values, "gap": gap, "steps": int(table["step"].max())}
+    return result
+
+
+def _localisation(run: RunFolder) -> list[dict[str, Any]] | None:
+    """Pointing game and IoU of the maps and of each baseline, and the paired gain over it; last, over all findings."""
+    table = run.localisation
+    if table is None or table.empty:
+        return None
+    patients = {} if run.splits is None else dict(zip(run.splits["image_id"], run.splits["patient_id"], strict=True))
+    wide = table.pivot(index=["image_id", "finding"], columns="method", values=["pointing", "iou"]).astype(float)
+    for measure, method in wide.columns.to_list():
+        if method != "attention":
+            wide[measure, f"gain over {method}"] = wide[measure, "attention"] - wide[measure, method]
+    share = table.groupby(["image_id", "finding"])["area_share"].mean()
+    found = wide.index.get_level_values("finding")
+    rows = []
+    for finding in [*sorted(set(found)), "all"]:
+        part = wide if finding == "all" else wide[found == finding]
+        owners = [patients.get(image_id, image_id) for image_id in part.index.get_level_values("image_id")]
+        intervals = bootstrap(_means(part.to_numpy()), owners)
+        row: dict[str, Any] = {"finding": finding, "lesions": len(part), "chance": share.loc[part.index].mean()}
+        for (measure, method), interval in zip(part.columns.to_list(), intervals, strict=True):
+            row.setdefault(measure, {})[method] = vars(interval)
+        rows.append(row)
+    return rows
+
+
+def _means(values: NDArray[np.float64]) -> Statistic:
+    return lambda weights: weights @ values / weights.sum(axis=1, keepdims=True)
+
+
+def _refused(run: RunFolder) -> dict[str, Any] | None:
+    if run.refused is None:
+        return None
+    kinds = run.refused["refused"].map(reason_kind).value_counts()
+    return {"count": len(run.refused), "reasons": {str(kind): int(count) for kind, count in kinds.items()}}
