@@ -1,0 +1,110 @@
+"""Attention as an image: where the head looks for a finding."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cxrsynth.data import CXRDataModule
+from cxrsynth.errors import UserError
+from cxrsynth.files import write_atomic
+
+
+class Localiser(Protocol):
+    """What makes maps: a `GLoRITask`, or anything with its `maps` and findings."""
+
+    findings: list[str]
+
+    def maps(self, image: Tensor) -> Tensor:
+        """Maps `[B, C, h, w]` of images `[B, 1, S, S]`."""
+        ...
+
+
+def patch_maps(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean over heads, laid out as the patches lie.
+
+    Args:
+        attention: `[B, heads, C, N]`.
+        grid: Rows and columns of patches, N in all.
+
+    Returns:
+        `[B, C, rows, columns]`; each map sums to 1.
+    """
+    return attention.mean(1).unflatten(-1, grid)
+
+
+def finding_map(maps: Tensor, size: tuple[int, int], gamma: float = 0.5) -> Tensor:
+    """Maps ready to be looked at: upsampled bilinearly, scaled to a largest value of 1, brightened by gamma.
+
+    Args:
+        maps: Non-negative, `[B, C, h, w]`.
+        size: Height and width of the result in pixels.
+        gamma: Exponent after scaling; 0.5 in CheXFound, 1 leaves the attention's proportions.
+
+    Returns:
+        `[B, C, H, W]` in [0, 1]; a map that is 0 everywhere stays so.
+    """
+    maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    return (maps / maps.amax((-2, -1), keepdim=True).clamp_min(1e-12)) ** gamma
+
+
+def images_of(data: CXRDataModule, split: str) -> Any:
+    """Batches of a split's images, each once, in the table's order."""
+    data.hparams["predict_split"] = split
+    data.setup("predict")
+    return data.predict_dataloader()
+
+
+@torch.no_grad()
+def collect_maps(
+    task: Localiser, data: CXRDataModule, out: str | Path, split: str = "train", gamma: float = 1.0
+) -> int:
+    """Write the maps of every present finding of a split's images, at the resolution of the patches.
+
+    The file is what `CXRDataModule(maps=...)` reads: `image_id [M]`, `finding [M]`, `map [M, h, w]` float16 in [0, 1].
+
+    Args:
+        task: Makes the maps.
+        data: The images; its findings must be the task's.
+        out: The `.npz` file, written whole or not at all.
+        split: "train", "val", "test" or "all".
+        gamma: See `finding_map`.
+
+    Returns:
+        How many maps were written.
+
+    Raises:
+        UserError: The findings differ, or no image of the split has any.
+    """
+    ids: list[str] = []
+    findings: list[str] = []
+    maps: list[np.ndarray] = []
+    for batch in images_of(data, split):
+        check_findings(task, data)
+        image, finding = torch.nonzero(batch["target"] == 1, as_tuple=True)
+        if not len(image):
+            continue
+        chosen = task.maps(batch["image"])[image, finding].unsqueeze(1)
+        scaled = finding_map(chosen.float(), (chosen.shape[-2], chosen.shape[-1]), gamma)
+        maps.append(scaled[:, 0].cpu().numpy().astype(np.float16))
+        ids += [batch["image_id"][index] for index in image]
+        findings += [task.findings[index] for index in finding]
+    if not maps:
+        raise UserError(f"no image of split {split!r} has any of {', '.join(task.findings)}; there is no map to write")
+    every = np.concatenate(maps)
+    write_atomic(
+        out, lambda file: np.savez_compressed(file, image_id=np.array(ids), finding=np.array(findings), map=every)
+    )
+    return len(ids)
+
+
+def check_findings(task: Localiser, data: CXRDataModule) -> None:
+    """Refuse data whose targets stand for other findings than the task's."""
+    if list(task.findings) != list(data.findings):
+        raise UserError(
+            f"the task knows {', '.join(task.findings)} and the data {', '.join(data.findings)}; "
+            "give both the same findings in the same order"
+        )

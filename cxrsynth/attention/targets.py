@@ -1,0 +1,80 @@
+"""Losses and metrics over findings of which some are unknown (NaN)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
+
+
+def masked_mean(losses: Tensor, target: Tensor) -> Tensor:
+    """Mean of losses `[B, C]` over the known targets, 0 when none is known."""
+    known = ~target.isnan()
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits `[B, C]` over the known targets."""
+    losses = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
+    return masked_mean(losses, target)
+
+
+def asymmetric_loss(
+    logits: Tensor, target: Tensor, gamma_positive: float = 0.0, gamma_negative: float = 4.0, margin: float = 0.05
+) -> Tensor:
+    """Asymmetric loss for rare findings (Ridnik et al. 2021, arXiv 2009.14119, eq. 4 and 7), over the known targets.
+
+    Args:
+        logits: `[B, C]`.
+        target: `[B, C]`, 1 present, 0 absent, NaN unknown.
+        gamma_positive: Focusing exponent of present findings.
+        gamma_negative: Focusing exponent of absent findings.
+        margin: Absent findings below this probability cost nothing.
+    """
+    truth, probability = target.nan_to_num(), logits.sigmoid()
+    shifted = (probability - margin).clamp(min=0)
+    positive = (1 - probability) ** gamma_positive * F.logsigmoid(logits)
+    negative = shifted**gamma_negative * torch.log1p(-shifted.clamp(max=1 - 1e-6))
+    return masked_mean(-(truth * positive + (1 - truth) * negative), target)
+
+
+LOSSES = {"bce": binary_cross_entropy, "asymmetric": asymmetric_loss}
+
+
+class FindingMetrics(Metric):
+    """AUROC and AUPRC of each finding over an epoch.
+
+    Unknown (NaN) targets are left out finding by finding; a finding without a present or without an absent image has
+    no value (NaN) and does not enter the mean.
+
+    Args:
+        num_findings: Number of findings C.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_findings: int):
+        super().__init__()
+        self.num_findings = num_findings
+        self.logits: list[Tensor]
+        self.targets: list[Tensor]
+        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch of logits `[B, C]` and targets `[B, C]` (1 present, 0 absent, NaN unknown)."""
+        self.logits.append(logits.detach().float())
+        self.targets.append(target.detach().float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """`{"auroc": [C], "auprc": [C]}`, NaN where undefined."""
+        probabilities, targets = dim_zero_cat(self.logits).sigmoid(), dim_zero_cat(self.targets)
+        auroc, auprc = torch.full((2, self.num_findings), torch.nan, device=targets.device)
+        for index in range(self.num_findings):
+            known = ~targets[:, index].isnan()
+            truth = targets[known, index].long()
+            if 0 < truth.sum() < truth.numel():
+                auroc[index] = binary_auroc(probabilities[known, index], truth)
+                auprc[index] = binary_average_precision(probabilities[known, index], truth)
+        return {"auroc": auroc, "auprc": auprc}

@@ -1,0 +1,203 @@
+"""Training of the GLoRI head, and maps and logits from a trained one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from cxrsynth.attention.glori import GLoRI
+from cxrsynth.attention.maps import patch_maps
+from cxrsynth.attention.targets import LOSSES, FindingMetrics
+from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
+from cxrsynth.encoder.schedules import cosine
+from cxrsynth.encoder.vit import ViT
+from cxrsynth.errors import UserError
+
+FINETUNE = ("none", "full")
+
+
+class GLoRITask(L.LightningModule):
+    """A GLoRI head on an encoder that stays frozen or is trained along.
+
+    The checkpoint holds the encoder's weights and sizes as well, so it needs no other file.
+
+    Args:
+        findings: Names of the outputs, in the order of the targets.
+        encoder: File of a trained encoder (see `load_encoder`); None starts from random weights.
+        architecture: `ViT` arguments of a random encoder; must be None when a file is given.
+        image_size: Side in pixels of the square images.
+        finetune: "none" freezes the encoder, "full" trains all of it.
+        blocks: How many of the encoder's last blocks the head sees.
+        dim: Width of the head.
+        num_heads: Attention heads of the head.
+        ffn_hidden: Width inside the head's feed-forward.
+        cat_cls: Whether the cls tokens join each finding's token before the logit.
+        dropout: Dropout of the head in training.
+        learning_rates: Peak learning rate; with several (encoder frozen) a head is trained with each, and the one with
+            the best validation AUROC is used.
+        encoder_lr: Peak learning rate of the encoder under "full".
+        weight_decay: Decoupled, on matrices only.
+        warmup: Share of the steps in which the learning rates rise.
+        loss: "bce" or "asymmetric"; unknown targets are left out of both.
+
+    Raises:
+        UserError: Arguments that do not fit together.
+    """
+
+    def __init__(
+        self,
+        findings: list[str],
+        encoder: str | None = None,
+        architecture: dict[str, int | float | str | bool | None] | None = None,
+        image_size: int = 512,
+        finetune: str = "none",
+        blocks: int = 4,
+        dim: int = 768,
+        num_heads: int = 8,
+        ffn_hidden: int = 2048,
+        cat_cls: bool = False,
+        dropout: float = 0.1,
+        learning_rates: list[float] | None = None,
+        encoder_lr: float = 1e-4,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        loss: str = "bce",
+    ):
+        super().__init__()
+        rates = learning_rates or [1e-3]
+        if not findings:
+            raise UserError("findings is empty; name at least one finding to localise")
+        if encoder is not None and architecture is not None:
+            raise UserError(
+                "encoder and architecture are both given; a file knows its architecture, so give one of them"
+            )
+        if finetune not in FINETUNE:
+            raise UserError(f"finetune is {finetune!r}; choose one of {', '.join(FINETUNE)}")
+        if loss not in LOSSES:
+            raise UserError(f"loss is {loss!r}; choose one of {', '.join(LOSSES)}")
+        if finetune != "none" and len(rates) > 1:
+            raise UserError(f"learning_rates has {len(rates)} values; with a trained encoder give one")
+        self.save_hyperparameters()
+        self.findings = list(findings)
+        self.encoder = load_encoder(encoder) if encoder is not None else ViT(**(architecture or {}))  # type: ignore[arg-type]
+        self.encoder.grid(image_size, image_size)
+        # from here on the checkpoint alone is enough: it must load where the encoder's file is gone
+        self.hparams.update(encoder=None, architecture=dict(self.encoder.config), learning_rates=rates)
+        self.encoder.requires_grad_(finetune == "full").train(finetune == "full")
+        self.encoder.mask_token.requires_grad_(False)
+        self.heads = nn.ModuleList(
+            GLoRI(len(findings), self.encoder.dim, blocks, dim, num_heads, ffn_hidden, cat_cls, dropout) for _ in rates
+        )
+        self.best: Tensor
+        self.register_buffer("best", torch.tensor(0))
+        self.metrics = nn.ModuleList(FindingMetrics(len(findings)) for _ in rates)
+
+    @property
+    def head(self) -> GLoRI:
+        """The head whose learning rate did best in the last validation."""
+        head = self.heads[int(self.best)]
+        assert isinstance(head, GLoRI)
+        return head
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `[B, C]` of images `[B, 1, S, S]` in [0, 1], always as in eval mode."""
+        with self._evaluating():
+            return self.head(self.encoder(image, self.hparams["blocks"]))
+
+    def maps(self, image: Tensor) -> Tensor:
+        """Attention `[B, C, h, w]` of images `[B, 1, S, S]`: mean over heads, each map sums to 1, always in eval mode."""
+        with self._evaluating():
+            attention = self.head.attention(self.encoder(image, self.hparams["blocks"]))
+        return patch_maps(attention, self.encoder.grid(*image.shape[-2:]))
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Loss of a batch, the sum over the heads that are trained side by side."""
+        with torch.set_grad_enabled(self.hparams["finetune"] != "none"):
+            features = self.encoder(batch["image"], self.hparams["blocks"])
+        losses = [self._loss(head(features), batch["target"]) for head in self.heads]
+        self.log(
+            "train/loss", losses[int(self.best)], on_step=False, on_epoch=True, prog_bar=True, batch_size=_size(batch)
+        )
+        return torch.stack(losses).sum()
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Add a batch to the validation loss and metrics."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Add a batch to the test loss and metrics."""
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Choose the best head and log `val/auroc`, `val/auprc` and `val/auroc/<finding>`."""
+        scores = torch.stack([metric.compute()["auroc"].nanmean() for metric in self.metrics])  # type: ignore[operator]
+        self.best.fill_(int(scores.nan_to_num(-1).argmax()))
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/auroc`, `test/auprc` and `test/auroc/<finding>`."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Any]:
+        """Logits `[B, C]` and maps `[B, C, h, w]` of a batch."""
+        return {"image_id": batch["image_id"], "logits": self(batch["image"]), "map": self.maps(batch["image"])}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say where the encoder is, for `load_encoder`."""
+        checkpoint[OWN_ENTRY] = {"prefix": "encoder.", "config": dict(self.encoder.config)}
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with warm-up and cosine; no weight decay on vectors."""
+        groups = []
+        parts: list[tuple[nn.Module, float]] = list(zip(self.heads, self.hparams["learning_rates"], strict=True))
+        parts.append((self.encoder, self.hparams["encoder_lr"]))
+        for part, rate in parts:
+            trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+            for matrices, decay in ((True, self.hparams["weight_decay"]), (False, 0.0)):
+                chosen = [parameter for parameter in trained if (parameter.ndim > 1) is matrices]
+                if chosen:
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+        optimizer = torch.optim.AdamW(groups)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = int(self.hparams["warmup"] * total)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, 1.0, 0.01, warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return LOSSES[self.hparams["loss"]](logits.float(), target)
+
+    def _evaluate(self, split: str, batch: dict[str, Any]) -> None:
+        features = self.encoder(batch["image"], self.hparams["blocks"])
+        logits = [head(features) for head in self.heads]
+        for metric, values in zip(self.metrics, logits, strict=True):
+            metric.update(values, batch["target"])  # type: ignore[operator]
+        loss = self._loss(logits[int(self.best)], batch["target"])
+        self.log(f"{split}/loss", loss, prog_bar=True, batch_size=_size(batch), sync_dist=True)
+
+    def _log_metrics(self, split: str) -> None:
+        values = self.metrics[int(self.best)].compute()  # type: ignore[operator]
+        for metric in self.metrics:
+            metric.reset()  # type: ignore[operator]
+        self.log(f"{split}/auroc", values["auroc"].nanmean(), prog_bar=True)
+        self.log(f"{split}/auprc", values["auprc"].nanmean())
+        self.log_dict(
+            {f"{split}/auroc/{name}": value for name, value in zip(self.findings, values["auroc"], strict=True)}
+        )
+
+
+def _size(batch: dict[str, Any]) -> int:
+    return len(batch["image"])
