@@ -117,10 +117,11 @@ def _helped(summary: dict[str, Any]) -> Answer:
     if utility is None:
         return Answer(question, "not run", "The two classifiers were not both trained.")
     *rows, macro = utility["metrics"]["auroc"]
+    limits = interval(macro["difference_low"], macro["difference_high"])
     sentence = (
-        f"Mean AUROC on {utility['images']} real {utility['split']} images: "
-        f"{number(macro['real'])} trained on real images, {number(macro['synthetic'])} on real and synthetic ones; difference {signed(macro['difference'])} "
-        f"({interval(macro['difference_low'], macro['difference_high'])})."
+        f"Mean AUROC on {utility['images']} real {utility['split']} images: {number(macro['real'])} trained on real "
+        f"images, {number(macro['synthetic'])} on real and synthetic ones; "
+        f"difference {signed(macro['difference'])} ({limits})."
     )
     for verdict in ("helped", "did not help", "cannot tell"):
         if names := [row["finding"] for row in rows if row["verdict"] == verdict]:

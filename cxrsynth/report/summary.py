@@ -19,6 +19,7 @@ from cxrsynth.files import sha256_file
 from cxrsynth.report.collect import RunFolder
 from cxrsynth.report.gallery import reason_kind
 
+MEASURES = ("pointing", "iou")
 PACKAGES = ("torch", "lightning", "monai", "torchmetrics", "kornia", "numpy", "pandas", "pydicom", "scikit-learn")
 
 
@@ -137,19 +138,22 @@ def _localisation(run: RunFolder) -> list[dict[str, Any]] | None:
     if table is None or table.empty:
         return None
     patients = {} if run.splits is None else dict(zip(run.splits["image_id"], run.splits["patient_id"], strict=True))
-    wide = table.pivot(index=["image_id", "finding"], columns="method", values=["pointing", "iou"]).astype(float)
-    for measure, method in wide.columns.to_list():
-        if method != "attention":
-            wide[measure, f"gain over {method}"] = wide[measure, "attention"] - wide[measure, method]
-    share = table.groupby(["image_id", "finding"])["area_share"].mean()
-    found = wide.index.get_level_values("finding")
+    tables = {name: table.pivot(index=["image_id", "finding"], columns="method", values=name) for name in MEASURES}
+    columns = {}
+    for measure, wide in tables.items():
+        methods = {str(method): wide[method].to_numpy(np.float64) for method in wide}
+        gains = {f"gain over {m}": methods["attention"] - scores for m, scores in methods.items() if m != "attention"}
+        columns |= {(measure, method): scores for method, scores in (methods | gains).items()}
+    values = np.stack(list(columns.values()), axis=1)
+    lesions = tables["pointing"].index.to_frame(index=False)
+    owners = lesions["image_id"].map(patients).fillna(lesions["image_id"])
     rows = []
-    for finding in [*sorted(set(found)), "all"]:
-        part = wide if finding == "all" else wide[found == finding]
-        owners = [patients.get(image_id, image_id) for image_id in part.index.get_level_values("image_id")]
-        intervals = bootstrap(_means(part.to_numpy()), owners)
-        row: dict[str, Any] = {"finding": finding, "lesions": len(part), "chance": share.loc[part.index].mean()}
-        for (measure, method), interval in zip(part.columns.to_list(), intervals, strict=True):
+    for finding in [*sorted(set(lesions["finding"])), "all"]:
+        part = (lesions["finding"] == finding).to_numpy() | (finding == "all")
+        intervals = bootstrap(_means(values[part]), owners[part].tolist())
+        row: dict[str, Any] = {"finding": finding, "lesions": int(part.sum())}
+        row["chance"] = table.loc[(table["finding"] == finding) | (finding == "all"), "area_share"].mean()
+        for (measure, method), interval in zip(columns, intervals, strict=True):
             row.setdefault(measure, {})[method] = vars(interval)
         rows.append(row)
     return rows
