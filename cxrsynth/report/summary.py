@@ -139,7 +139,7 @@ def _localisation(run: RunFolder) -> list[dict[str, Any]] | None:
         return None
     patients = {} if run.splits is None else dict(zip(run.splits["image_id"], run.splits["patient_id"], strict=True))
     tables = {name: table.pivot(index=["image_id", "finding"], columns="method", values=name) for name in MEASURES}
-    columns = {}
+    columns: dict[tuple[str, str], NDArray[np.float64]] = {}
     for measure, wide in tables.items():
         methods = {str(method): wide[method].to_numpy(np.float64) for method in wide}
         gains = {f"gain over {m}": methods["attention"] - scores for m, scores in methods.items() if m != "attention"}
