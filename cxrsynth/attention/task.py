@@ -119,7 +119,7 @@ class GLoRITask(L.LightningModule):
             return self.head(self.encoder(image, self.hparams["blocks"]))
 
     def maps(self, image: Tensor) -> Tensor:
-        """Attention `[B, C, h, w]` of images `[B, 1, S, S]`: mean over heads, each map sums to 1, always in eval mode."""
+        """Attention `[B, C, h, w]` of images `[B, 1, S, S]`: mean over heads, each map sums to 1; as in eval mode."""
         with self._evaluating():
             attention = self.head.attention(self.encoder(image, self.hparams["blocks"]))
         return patch_maps(attention, self.encoder.grid(*image.shape[-2:]))
