@@ -6,11 +6,14 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from cxrsynth.attention.region import smallest_area
 from cxrsynth.errors import UserError
 
 Kind = Literal["attention", "blob", "box", "full"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+GROW = 2  # pixels by which an attention-shaped region is widened, as `region_from_map` does when painting
 
 
 def check_mix(mix: Mapping[str, float]) -> None:
@@ -26,23 +29,6 @@ def draw_kinds(batch: int, mix: Mapping[str, float], generator: torch.Generator 
     """Kinds of region at the rates of `mix`, as indices into `KINDS`, int64 `[B]`."""
     weights = torch.tensor([float(mix.get(kind, 0)) for kind in KINDS])
     return torch.multinomial(weights, batch, replacement=True, generator=generator)
-
-
-def mass_region(maps: Tensor, share: Tensor) -> Tensor:
-    """The smallest region that holds a share of each map's mass.
-
-    Args:
-        maps: Non-negative, `[B, 1, H, W]`.
-        share: In (0, 1], `[B]`.
-
-    Returns:
-        `[B, 1, H, W]` in {0, 1}; empty where a map is 0 everywhere.
-    """
-    flat = maps.flatten(1)
-    order = flat.sort(1, descending=True)
-    before = order.values.cumsum(1) - order.values  # mass of all brighter pixels
-    kept = (before < share[:, None] * flat.sum(1, keepdim=True)) & (order.values > 0)
-    return torch.zeros_like(flat).scatter(1, order.indices, kept.to(flat.dtype)).view_as(maps)
 
 
 def bounding_boxes(region: Tensor) -> Tensor:
@@ -91,7 +77,7 @@ def draw_regions(
     maps: Tensor,
     diseased: Tensor,
     mix: Mapping[str, float],
-    share: tuple[float, float] = (0.5, 0.9),
+    share: tuple[float, float] = (0.35, 0.7),
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """One region for each image of a training batch.
@@ -116,7 +102,7 @@ def draw_regions(
     donors = _donors(diseased & maps.flatten(1).any(1), generator).to(maps.device)
     low, high = share
     shares = low + (high - low) * torch.rand(batch, generator=generator)
-    shaped = mass_region(maps[donors], shares.to(maps.device))
+    shaped = F.max_pool2d(smallest_area(maps[donors], shares.to(maps.device)), 2 * GROW + 1, 1, GROW)
     boxes = bounding_boxes(shaped).cpu()
     boxes = boxes + 0.15 * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2) * (
         torch.rand(batch, 4, generator=generator) - 0.5

@@ -67,7 +67,7 @@ class InpaintingTask(L.LightningModule):
         drop_all: float = 0.1,
         drop_each: float = 0.1,
         regions: dict[str, float] | None = None,
-        share: Sequence[float] = (0.5, 0.9),
+        share: Sequence[float] = (0.35, 0.7),
         context: float = 0.25,
         minimum: float = 0.375,
         jitter: float = 0.15,

@@ -11,7 +11,6 @@ from cxrsynth.inpainting.regions import (
     check_mix,
     draw_kinds,
     draw_regions,
-    mass_region,
 )
 
 NAN = torch.nan
@@ -21,17 +20,6 @@ def gaussian(batch: int, size: int = 32, x: float = 20.0, y: float = 9.0) -> tor
     grid = torch.arange(size) + 0.5
     one = torch.exp(-((grid[None, :] - x) ** 2 + (grid[:, None] - y) ** 2) / 18)
     return one.expand(batch, 1, size, size).clone()
-
-
-def test_mass_region_is_the_smallest_that_holds_the_share():
-    maps, share = torch.rand(4, 1, 9, 9), torch.tensor([0.2, 0.5, 0.8, 1.0])
-    region = mass_region(maps, share)
-    for values, chosen, s in zip(maps, region, share, strict=True):
-        ordered = values.flatten().sort(descending=True).values
-        need = next(n for n in range(1, 82) if ordered[:n].sum() >= s * ordered.sum() - 1e-6)
-        assert int(chosen.sum()) == need
-        assert values[chosen > 0].min() >= values[chosen == 0].amax() if chosen.eq(0).any() else True
-    assert mass_region(torch.zeros(1, 1, 4, 4), torch.tensor([0.5])).sum() == 0
 
 
 def test_boxes_and_regions_agree():
