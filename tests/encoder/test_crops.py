@@ -14,7 +14,7 @@ def test_shapes_and_range():
     views, local = crops_of(["1", "2"])
     assert views.shape == (2, 2, 1, 32, 32)
     assert [crop.shape for crop in local] == [(2, 1, 16, 16)] * 3
-    assert all(0 <= crop.min() and crop.max() <= 1 for crop in [views, *local])
+    assert all(crop.min() >= 0 and crop.max() <= 1 for crop in [views, *local])
 
 
 def test_crops_depend_on_image_seed_and_step_alone():
