@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.regions import draw_regions
 from cxrsynth.inpainting.window import windows_around
@@ -66,7 +67,14 @@ def draw_examples(
         minimum: See `windows_around`.
         jitter: See `windows_around`.
         generator: Source of the draws, on the CPU.
+
+    Raises:
+        UserError: The batch has no maps.
     """
+    if "map" not in batch:
+        raise UserError(
+            "maps is not given to the datamodule; give it, the inpainter paints where attention maps point"
+        )
     image, finding = batch["image"], batch["finding"]
     region = draw_regions(batch["map"], finding >= 0, regions, share, generator)
     windows = windows_around(region, context=context, minimum=minimum, jitter=jitter, generator=generator)

@@ -103,3 +103,9 @@ def test_examples_are_reproducible_and_in_range():
     assert draws[0].coordinates.shape == (6, 2, 16, 16)
     assert draws[0].image.min() >= -1
     assert draws[0].region.flatten(1).any(1).all()
+
+
+def test_a_batch_without_maps_is_refused():
+    options = {"size": 8, "regions": {"full": 1.0}, "share": (0.5, 0.9), "context": 0.25, "minimum": 0.5}
+    with pytest.raises(UserError, match="maps"):
+        draw_examples({"image": torch.rand(1, 1, 8, 8), "finding": torch.tensor([-1])}, **options)
