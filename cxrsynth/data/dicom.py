@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_modality_lut, apply_voi
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from cxrsynth.data.codestream import codestream_shape
 from cxrsynth.data.stored import StoredImage, quantise
 from cxrsynth.errors import UserError
 
@@ -27,9 +29,11 @@ def read_dicom(path: Path) -> StoredImage:
     dataset = read_header(path)
     if "PixelData" not in dataset:
         raise UserError(f"{path} is a DICOM file without pixels; leave it out")
-    _check_size(dataset, path)
     try:
+        _check_size(dataset, path)
         pixels = dataset.pixel_array
+    except UserError:
+        raise
     except Exception as error:  # each decoder raises its own kinds
         raise UserError(f"{path}: the pixels cannot be decoded ({_first_line(error)}); the file is damaged") from error
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
@@ -55,7 +59,7 @@ def read_header(path: Path, pixels: bool = True) -> pydicom.Dataset:
     except Exception as error:  # pydicom raises many kinds on damaged files
         raise UserError(f"{path} cannot be read as DICOM ({_first_line(error)}); the file is damaged") from error
     if "Rows" not in dataset and "SOPClassUID" not in dataset:
-        raise UserError(f"{path} is not a DICOM file; images are PNG, JPEG or DICOM")
+        raise UserError(f"{path} is not a DICOM image, or is cut off; images are PNG, JPEG or DICOM")
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -69,6 +73,13 @@ def _check_size(dataset: pydicom.Dataset, path: Path) -> None:
         raise UserError(f"{path} claims {rows} x {columns} pixels; 1 to {MAX_PIXELS} can be read")
     if frames > 1:
         raise UserError(f"{path} has {frames} frames; give single images")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax != RLELossless:
+        inner = codestream_shape(get_frame(dataset.PixelData, 0, number_of_frames=1))
+        if inner != (rows, columns):
+            raise UserError(
+                f"{path} claims {rows} x {columns} pixels, its compressed image {inner}; the file is damaged"
+            )
 
 
 def _with_curve(dataset: pydicom.Dataset, pixels: NDArray[Any], path: Path) -> StoredImage:

@@ -140,7 +140,7 @@ class Manifest:
     def path(self, image_id: str) -> Path:
         """The absolute path of an image's file."""
         row = self.row(image_id)
-        return inside(self.table["root"].iat[row], self.table["path"].iat[row])
+        return inside(str(self.table["root"].iat[row]), str(self.table["path"].iat[row]))
 
     def select(
         self,
