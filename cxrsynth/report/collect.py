@@ -40,9 +40,10 @@ class RunFolder:
 
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
-        """The records of the stages that ran, in the order in which they ended."""
+        """The records of the stages that ran, in the order in which they ended; the report's own is left out."""
         files = sorted((self.path / "stages").glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
-        return [json.loads(file.read_text("utf-8")) for file in files]
+        records = [json.loads(file.read_text("utf-8")) for file in files]
+        return [record for record in records if record["stage"] != "report"]
 
     @cached_property
     def splits(self) -> pd.DataFrame | None:

@@ -36,7 +36,13 @@ def make_run(folder: Path, films: int = 24, size: int = 64, made: int = 20) -> P
     _images(run, table, made, generator)
     _study(run, table, generator)
     for number, stage in enumerate(("encoder", "inpainting", "synthesis")):
-        record = {"stage": stage, "fingerprint": "f" * 64, "seconds": 61.5 * (number + 1), "figures": {"steps": 600}}
+        record = {
+            "stage": stage,
+            "fingerprint": "f" * 64,
+            "seconds": 61.5 * (number + 1),
+            "peak_memory_mib": 900 + number,
+            "figures": {"steps": 600},
+        }
         (run / "stages" / f"{stage}.json").write_text(json.dumps(record))
     return run
 
