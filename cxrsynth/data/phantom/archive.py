@@ -34,7 +34,7 @@ def simulate(index: int, seed: int, size: int = 128, healthy: float = 0.5, patie
         return render(patient, exposure, (), size)
     count = 1 + int(draw.random() < 0.25) + int(draw.random() < 0.05)
     names = sorted(draw.choice(len(FINDINGS), count, replace=False).tolist())
-    return render(patient, exposure, [(FINDINGS[k], float(draw.uniform(0.1, 1))) for k in names], size)
+    return render(patient, exposure, [(FINDINGS[k], float(draw.uniform(0.2, 1))) for k in names], size)
 
 
 def write_phantom(

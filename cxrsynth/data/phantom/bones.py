@@ -83,14 +83,14 @@ def _clavicles(exposure: Exposure, frame: Frame, rng: np.random.Generator) -> Ar
         tilt = rise + rng.normal(0, 0.01)
         curve = base - tilt * t + 0.012 * np.sin(2 * np.pi * np.clip(t, 0, 1))
         slope = np.sqrt(1 + (tilt / 0.42) ** 2)
-        radius = 0.024 + 0.012 * bell(t, 0.2) + 0.006 * bell(t - 1, 0.2)
-        present = soft_step(t, 0.025) * soft_step(1.08 - t, 0.04)
+        radius = 0.017 + 0.012 * bell(t, 0.25) + 0.004 * bell(t - 0.9, 0.2)
+        present = soft_step(t, 0.025) * soft_step(1.0 - t, 0.2)
         distance = np.abs(frame.v - curve) / slope
         soft = max(0.006, 0.6 * frame.pixel)
         shaft = 0.55 * soft_step(radius - distance, soft) + 0.35 * bell(
             distance - 0.8 * radius, max(0.006, 0.7 * frame.pixel)
         )
-        total += 0.7 * present * shaft
+        total += 0.6 * present * shaft
     return total
 
 

@@ -55,9 +55,10 @@ def apply_change(attenuation: Array, change: Change, tissue: Array | float) -> A
         plain = gaussian_filter(grey_opening(attenuation, size=(reach, reach)), 0.006 * size)
         result = result + change.erase * np.minimum(plain + 0.02 - result, 0)
     if change.fill.any():
-        base = gaussian_filter(result, 0.02 * size)
-        lack = gaussian_filter(tissue, 0.02 * size) - base if isinstance(tissue, np.ndarray) else tissue - base
-        result = result + change.fill * np.maximum(lack, 0)
-        # Denser rays hide detail: ribs and vessels fade inside an opacity.
-        result = result - 0.45 * change.fill * (attenuation - base)
+        # Where the air of each ray is known, exactly that is filled; else what the smooth film lacks to be tissue.
+        known = isinstance(tissue, np.ndarray)
+        lack = tissue - (result if known else gaussian_filter(result, 0.01 * size))
+        # Denser rays hide detail: ribs and vessels fade inside an opacity, the borders of organs do not come back.
+        ribs = tissue - gaussian_filter(tissue, 0.02 * size) if known else result - gaussian_filter(result, 0.01 * size)
+        result = result + change.fill * (np.maximum(lack, 0) - 0.45 * ribs)
     return np.where(change.mask, result + change.add, attenuation).astype(np.float32)

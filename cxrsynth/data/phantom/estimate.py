@@ -15,19 +15,20 @@ from cxrsynth.data.phantom.thorax import render_thorax
 ATLAS_SIZE = 48
 
 
-def estimate_anatomy(image: Array, lungs: Array | None = None) -> Anatomy:
+def estimate_anatomy(image: Array, lungs: Array | None = None, placement: Array | None = None) -> Anatomy:
     """Find lungs and heart on a film.
 
     Args:
         image: `[H, W]` float32 in [0, 1], air dark, H = W.
         lungs: Both lungs `[H, W]` bool or 0/1, where a mask is known; the heart still comes from the atlas.
+        placement: Of the atlas, where `align` has found it already.
 
     Returns:
         Lung fields (healthy extent, as far as an opacity lets it be seen), heart, and the greys of air and tissue.
     """
     size = image.shape[0]
     scene, right, left, heart = atlas()
-    placement = align(image)
+    placement = align(image) if placement is None else placement
     fields = np.stack([place(part, placement, size) for part in (right, left)])
     heart_field = place(heart, placement, size)
     smooth = gaussian_filter(image, 0.008 * size)

@@ -56,6 +56,11 @@ def _either_lung(anatomy: Anatomy, rng: np.random.Generator) -> Lung:
     return anatomy.lungs[int(rng.random() < 0.5)]
 
 
+def _reach(field: Array) -> Array:
+    """Where an opacity may fill: all air, up to and into the soft border that lung and organ share, or a seam shows."""
+    return np.clip(5 * field - 0.2, 0, 1)
+
+
 def _grid(shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Column and row of every pixel."""
     return np.arange(shape[1], dtype=np.float32)[None, :], np.arange(shape[0], dtype=np.float32)[:, None]
@@ -75,7 +80,7 @@ def draw_effusion(anatomy: Anatomy, severity: float, rng: np.random.Generator) -
     soft = size * rng.uniform(0.018, 0.035)
     fluid = soft_step(y - level, soft) * np.clip(0.66 + 0.3 * (y - level) / (0.5 * height), 0.5, 0.97)
     veil = 0.25 * severity * soft_step(y - level + 0.6 * height, 0.6 * height)  # fluid layering behind the lung
-    fill = trim(np.maximum(fluid, veil) * lung.field, 0.1)
+    fill = trim(np.maximum(fluid, veil) * _reach(lung.field), 0.1)
     return Change(fill, nothing(fill.shape), nothing(fill.shape), f"{lung.side} lung base")
 
 
@@ -88,10 +93,10 @@ def draw_consolidation(anatomy: Anatomy, severity: float, rng: np.random.Generat
     depth = {"upper": rng.uniform(0.2, 0.34), "middle": rng.uniform(0.42, 0.56), "lower": rng.uniform(0.64, 0.78)}[zone]
     cx, cy = lung.at(rng.uniform(0.35, 0.65), depth)
     x, y = _grid(shape)
-    span = (lung.box[1] - lung.box[0]) * (0.15 + 0.12 * severity)
+    span = (lung.box[1] - lung.box[0]) * (0.17 + 0.12 * severity)
     distance = np.hypot((x - cx) / (span * rng.uniform(0.8, 1.1)), (y - cy) / (span * rng.uniform(0.75, 1.0)))
     ragged = distance + 0.2 * smooth_noise(rng, shape, 9) + 0.13 * smooth_noise(rng, shape, 22)
-    cloud = soft_step(0.95 - ragged, 0.38) * (0.9 + 0.14 * smooth_noise(rng, shape, 26))
+    cloud = soft_step(0.95 - ragged, 0.38) * (0.84 + 0.26 * smooth_noise(rng, shape, 24))
     fissure = lung.side == "right" and zone == "middle" and rng.random() < 0.5
     if fissure:
         cloud = cloud * soft_step(y - cy + 0.35 * span, 0.01 * size)
@@ -100,8 +105,8 @@ def draw_consolidation(anatomy: Anatomy, severity: float, rng: np.random.Generat
     reach = np.hypot(x - hx, y - hy)
     wave = angle * 9 + 0.7 * smooth_noise(rng, shape, 7) + rng.uniform(0, 6)
     tubes = bell(np.sin(wave), 0.22) * soft_step(reach - 0.06 * size, 0.03 * size)
-    fill = trim(np.clip(cloud * (0.48 + 0.4 * severity), 0, 1) * lung.field, 0.1)
-    add = -0.3 * fill * tubes
+    fill = trim(np.clip(cloud * (0.54 + 0.38 * severity), 0, 1) * _reach(lung.field), 0.1)
+    add = -0.42 * fill * tubes
     return Change(fill, add, nothing(shape), f"{lung.side} {zone} zone")
 
 
@@ -139,13 +144,13 @@ def draw_nodule(anatomy: Anatomy, severity: float, rng: np.random.Generator) -> 
     depth = rng.uniform(0.18, 0.85)
     cx, cy = lung.at(rng.uniform(0.22, 0.82), depth)
     x, y = _grid(lung.field.shape)
-    radius = size * (0.02 + 0.024 * severity)
+    radius = size * (0.021 + 0.024 * severity)
     angle = np.arctan2(y - cy, x - cx)
-    lobes = 1 + 0.09 * np.cos(3 * angle + rng.uniform(0, 6)) + 0.06 * np.cos(5 * angle + rng.uniform(0, 6))
+    lobes = 1 + 0.06 * np.cos(3 * angle + rng.uniform(0, 6)) + 0.04 * np.cos(5 * angle + rng.uniform(0, 6))
     squeeze = rng.uniform(0.85, 1.15)
     distance = np.hypot((x - cx) * squeeze, (y - cy) / squeeze) / (radius * lobes)
-    body = np.sqrt(np.clip(1.05 - distance**2, 0, 1)) ** 0.8
-    add = (0.34 + 0.3 * severity) * trim(body * np.sqrt(lung.field), 0.1)
+    body = np.sqrt(np.clip(1.05 - distance**2, 0, 1)) ** 0.45
+    add = (0.36 + 0.28 * severity) * trim(body * np.sqrt(lung.field), 0.1)
     zone = "upper" if depth < 0.37 else "middle" if depth < 0.62 else "lower"
     return Change(nothing(add.shape), add.astype(np.float32), nothing(add.shape), f"{lung.side} {zone} zone")
 
@@ -170,7 +175,7 @@ def draw_cardiomegaly(anatomy: Anatomy, severity: float, rng: np.random.Generato
     lift = 1 + 0.1 * severity
     sources = np.broadcast_arrays(base + (y - base) / lift, columns)
     larger = map_coordinates(heart, list(sources), order=1)
-    extra = larger * lungs * low
+    extra = larger * _reach(lungs) * low
     fill = trim(np.clip(0.95 * extra, 0, 1), 0.08)
     return Change(fill, nothing(fill.shape), nothing(fill.shape), "heart")
 
@@ -186,7 +191,7 @@ def draw_atelectasis(anatomy: Anatomy, severity: float, rng: np.random.Generator
     for _ in range(1 + int(rng.random() < 0.6) + int(severity > 0.5)):
         cx, cy = lung.at(rng.uniform(0.35, 0.6), rng.uniform(0.6, 0.8))
         slope = rng.uniform(-0.35, 0.2) * lung.sign
-        length = tall * (0.16 + 0.1 * severity) * rng.uniform(0.9, 1.2)
+        length = tall * (0.19 + 0.1 * severity) * rng.uniform(0.9, 1.2)
         along = (x - cx) + slope * (y - cy)
         bow = 0.12 * along**2 / length
         off = (y - cy) - slope * (x - cx) + bow
@@ -194,12 +199,12 @@ def draw_atelectasis(anatomy: Anatomy, severity: float, rng: np.random.Generator
         plates = np.maximum(plates, bell(off, thick) * soft_step(length - np.abs(along), 0.25 * length))
     # The dome follows the lung that shrank: tissue takes the lowest part of each column of the field.
     floor = _floor(lung)
-    rise = tall * (0.05 + 0.1 * severity)
+    rise = tall * (0.04 + 0.09 * severity)
     raised = soft_step(y - (floor - rise), 0.012 * size) * soft_step(floor - lung.box[1] + 0.3 * tall, 0.06 * tall)
     cx, cy = lung.at(0.2, 0.85)
     wedge = soft_step((y - cy) + 0.9 * (x - cx) * lung.sign * -1 + 0.05 * tall, 0.02 * size)
     wedge = wedge * bell(np.hypot(x - cx, y - cy), 0.16 * tall) * (0.25 + 0.4 * severity)
-    fill = np.maximum(np.maximum((0.4 + 0.3 * severity) * plates, 0.95 * raised), wedge) * lung.field
+    fill = np.maximum(np.maximum((0.48 + 0.3 * severity) * plates, 0.95 * raised), wedge) * _reach(lung.field)
     return Change(trim(np.clip(fill, 0, 1), 0.1), nothing(shape), nothing(shape), f"{lung.side} lower zone")
 
 

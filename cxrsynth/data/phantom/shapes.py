@@ -10,7 +10,7 @@ from cxrsynth.data.phantom.patient import Exposure
 Array = NDArray[np.float32]
 
 
-def soft_step(x: Array, width: float) -> Array:
+def soft_step(x: Array, width: float | Array) -> Array:
     """0 where `x < -width`, 1 where `x > width`, smooth between."""
     t = np.clip(x * (0.5 / width) + 0.5, 0, 1)
     return t * t * (3 - 2 * t)

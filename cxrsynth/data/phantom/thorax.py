@@ -120,8 +120,10 @@ def _silhouette(patient: Patient, exposure: Exposure, frame: Frame) -> tuple[Arr
     right = np.where(v_right < 0.45, right * upper, right / 0.515 * width)
     edge = max(0.011, frame.pixel)
     heart_u = frame.u - exposure.turn * (1 + 2 * soft_step(frame.v - 0.5, 0.2))
-    band = soft_step(_border(v_left, left, frame.v) - heart_u, edge)
-    band = band * soft_step(heart_u + _border(v_right, right, frame.v), edge)
+    soft = edge + 0.025 * soft_step(0.1 - frame.v, 0.15)  # above the clavicles the borders melt into the neck
+    band = soft_step(_border(v_left, left, frame.v) - heart_u, soft) * soft_step(
+        heart_u + _border(v_right, right, frame.v), soft
+    )
     radius = upper * (0.042 + 0.032 * old)
     ku, kv = upper * (0.062 + 0.024 * old), 0.27 - 0.025 * old
     distance = np.hypot(heart_u - ku, (frame.v - kv) * 0.85)

@@ -12,12 +12,14 @@ def render_vessels(patient: Patient, frame: Frame, lungs: Array, rng: np.random.
     factor = 2 if frame.size >= 256 else 3
     canvas = Image.new("L", (frame.size * factor, frame.size * factor))
     pen = ImageDraw.Draw(canvas)
-    generations = 5 if frame.size < 192 else 6
-    strokes = [stroke for side in (-1, 1) for stroke in _tree(side, patient.lung_width, rng)]
+    generations = 4 if frame.size < 192 else 5 if frame.size < 384 else 6
+    strokes = [
+        stroke
+        for side, own in zip((-1, 1), rng.spawn(2), strict=True)
+        for stroke in _tree(side, patient.lung_width, generations, own)
+    ]
     unit = factor / frame.pixel
-    for generation, start, end, width in sorted(strokes, key=lambda stroke: stroke[3].mean()):
-        if generation >= generations:
-            continue
+    for start, end, width in sorted(strokes, key=lambda stroke: stroke[2].mean()):
         x0, y0 = frame.to_pixels(start[:, 0], start[:, 1])
         x1, y1 = frame.to_pixels(end[:, 0], end[:, 1])
         lines = (np.stack([x0, y0, x1, y1], 1) + 0.5) * factor
@@ -38,19 +40,19 @@ def render_vessels(patient: Patient, frame: Frame, lungs: Array, rng: np.random.
     return (field * (patient.vessels * (0.6 * tree + hila) + 0.028 * grain)).astype(np.float32)
 
 
-def _tree(side: int, lung_width: float, rng: np.random.Generator) -> list[tuple[int, Array, Array, Array]]:
-    """Segments of one lung's vessels: (generation, start [N, 2], end [N, 2], width [N]) in body units."""
+def _tree(side: int, lung_width: float, generations: int, rng: np.random.Generator) -> list[tuple[Array, Array, Array]]:
+    """Segments of one lung's vessels: (start [N, 2], end [N, 2], width [N]) in body units."""
     angle = np.array([-1.35, -1.0, -0.6, -0.1, 0.35, 0.7, 0.95, 1.15, 1.35]) + rng.normal(0, 0.12, 9)
     count = len(angle)
     start = np.stack([rng.uniform(0.09, 0.13, count), 0.41 + 0.08 * np.linspace(-1, 1, count)], 1)
     width = rng.uniform(0.008, 0.015, count) * (1 + 0.45 * np.linspace(-1, 1, count))
     length = 0.1 * lung_width / 0.55 * (0.8 + 0.6 * np.abs(np.sin(angle)))
     strokes = []
-    for generation in range(6):
-        for _ in range(3):
+    for _ in range(generations):
+        for _third in range(3):
             step = (length / 3)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
             end = start + step
-            strokes.append((generation, start * (side, 1), end * (side, 1), width.copy()))
+            strokes.append((start * (side, 1), end * (side, 1), width.copy()))
             start, angle, width = end, angle + rng.normal(0, 0.2, len(angle)), width * 0.95
         fork = rng.uniform(0.25, 0.65, len(angle))
         start = np.concatenate([start, start])
