@@ -117,6 +117,6 @@ def canonical(name: str, findings: Sequence[str]) -> str:
     if finding is not None:
         return finding
     near = difflib.get_close_matches(_key(name), [_key(f) for f in findings], n=3, cutoff=0.6)
-    meant = [f for f in findings if _key(f) in near]
+    meant = [f for key in near for f in findings if _key(f) == key]
     hint = f"did you mean {' or '.join(map(repr, meant))}?" if meant else f"choose from {', '.join(findings) or 'none'}"
     raise UserError(f"unknown finding {name!r}; {hint}")

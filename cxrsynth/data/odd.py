@@ -35,11 +35,11 @@ def odd_images(ids: list[str], thumbnails: NDArray[np.uint8], sites: list[str]) 
         mean = mean / np.linalg.norm(mean).clip(1e-6)
         upright = np.tensordot(vectors[members], mean, 2)
         turned = np.tensordot(vectors[members], mean[::-1], 2)
-        for row, likeness, upside_down in zip(members, upright, turned - upright, strict=True):
-            if likeness < -0.05:
-                reasons[ids[row]].append("inverted or badly exposed")
-            elif upside_down > 0.45:
+        for row, as_is, upside_down in zip(members, upright, turned, strict=True):
+            if upside_down > 0.3 and upside_down - as_is > 0.45:
                 reasons[ids[row]].append("upside down")
+            elif as_is < -0.05:
+                reasons[ids[row]].append("inverted or badly exposed")
     return dict(reasons)
 
 
