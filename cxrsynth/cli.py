@@ -22,9 +22,11 @@ COMMANDS: dict[str, Any] = {
 USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help explains one)
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
-  fit        train one task            cxrsynth fit --config lightning_configs/inpainting.yaml
-  validate   validate one task         (also: test, predict; LightningCLI, so every setting can be given by --model.X,
-  predict    predict with one task      --data.X, --trainer.X, and shown by --print_config)
+  fit        train one task: cxrsynth fit --config lightning_configs/inpainting.yaml
+  validate   its loss and metrics on the validation patients
+  test       the same on the test patients
+  predict    its predictions; with synthesize.yaml the images of a plan
+             (these four are LightningCLI: --model.X, --data.X, --trainer.X and --print_config)
   data       import | check | split | phantom: everything about archives and their manifests
   report     write report.html and report.json of a run folder again
   doctor     versions, kernels, threads and GPU of this installation, and what to do about them
@@ -65,7 +67,8 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
         """Names the saved file after the subcommand, so that `predict` leaves `fit`'s file alone."""
 
         def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-            self.config_filename = f"{self.config.subcommand if 'subcommand' in self.config else stage}.yaml"
+            assert trainer.state.fn is not None
+            self.config_filename = f"{trainer.state.fn.value}.yaml"
             super().setup(trainer, pl_module, stage)
 
     class CLI(LightningCLI):

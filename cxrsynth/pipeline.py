@@ -136,8 +136,8 @@ def _fingerprint(state: Run, stage: Stage) -> str:
     """SHA-256 of all that a stage's output depends on: its settings and the fingerprints of the stages it needs."""
     settings = {name: state.config[name] for name in stage.settings}
     needed = {name: state.record(name)["fingerprint"] for name in stage.needs}
-    extra = sha256_file(state.manifest_path) if stage.reads_manifest else None
-    return hashlib.sha256(json.dumps([stage.name, settings, needed, extra], sort_keys=True).encode()).hexdigest()
+    inputs = [sha256_file(path) for path in stage.inputs(state)]
+    return hashlib.sha256(json.dumps([stage.name, settings, needed, inputs], sort_keys=True).encode()).hexdigest()
 
 
 def _is_done(state: Run, stage: Stage, fingerprint: str) -> bool:

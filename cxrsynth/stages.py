@@ -105,7 +105,7 @@ class Stage:
         outputs: Files it makes.
         settings: Keys of the configuration that it depends on.
         needs: Stages whose outputs it reads.
-        reads_manifest: Whether the manifest's content is an input.
+        inputs: Files from outside the run folder that it reads.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Stage:
     outputs: Callable[[Run], list[Path]]
     settings: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    reads_manifest: bool = False
+    inputs: Callable[[Run], list[Path]] = lambda run: []
 
 
 def fit(
@@ -196,7 +196,7 @@ def _archive(run: Run, fingerprint: str) -> Figures:
 def _split(run: Run, fingerprint: str) -> Figures:
     splits = make_splits(Manifest.load(run.manifest_path), run.config["fractions"], seed=run.config["seed"])
     write_splits(splits, run.folder / "splits.csv")
-    return {name: int(count) for name, count in splits["split"].value_counts().items()}
+    return {str(name): int(count) for name, count in splits["split"].value_counts().items()}
 
 
 def _encoder(run: Run, fingerprint: str) -> Figures:
@@ -232,7 +232,7 @@ def _plan(run: Run, fingerprint: str) -> Figures:
         **run.config["plan"],
     )
     write_plan(run.folder / "plan.csv", plan)
-    return {"images": len(plan), **{f: int(n) for f, n in plan["finding"].value_counts().items()}}
+    return {"images": len(plan), **{str(f): int(n) for f, n in plan["finding"].value_counts().items()}}
 
 
 def _synthesis(run: Run, fingerprint: str) -> Figures:
@@ -268,8 +268,16 @@ def _classification_synthetic(run: Run, fingerprint: str) -> Figures:
 def _classify(run: Run, fingerprint: str, name: str, data: dict[str, Any], arm: str) -> Figures:
     """Train one arm; both have the same settings, hence the same number of steps."""
     model = {"findings": run.findings}
-    settings = {"section": "classification", "model": model, "data": data, "monitor": "val/auroc"}
-    figures = fit(run, name, fingerprint, ClassificationTask, **settings)
+    figures = fit(
+        run,
+        name,
+        fingerprint,
+        ClassificationTask,
+        section="classification",
+        model=model,
+        data=data,
+        monitor="val/auroc",
+    )
     test = CXRDataModule(**run.datamodule({**run.config["classification"]["data"], "predict_split": "test"}))
     write_predictions(predict_split(run.checkpoint(name), test), run.folder / "study" / f"predictions_{arm}.csv")
     return figures
@@ -307,7 +315,12 @@ def _checkpoint(name: str) -> str:
 ARCHIVE = ("findings", "views", "sites", "seed", "threads")
 STAGES = (
     Stage(
-        "archive", "the archive", _archive, lambda run: [run.manifest_path], ("phantom", "findings", "views", "sites")
+        "archive",
+        "the archive",
+        _archive,
+        lambda run: [run.manifest_path] if run.config["phantom"] else [],
+        ("phantom", "findings", "views", "sites"),
+        inputs=lambda run: [] if run.config["phantom"] else [run.manifest_path],
     ),
     Stage(
         "split",

@@ -27,7 +27,10 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-KNOWS_LIGHTNING = {"task.py", "callbacks.py", "datamodule.py", "writer.py", "stages.py", "pipeline.py", "study.py", "cli.py"}
+KNOWS_LIGHTNING = {
+    *("task.py", "callbacks.py", "datamodule.py", "writer.py"),
+    *("stages.py", "pipeline.py", "study.py", "cli.py"),
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
