@@ -62,7 +62,9 @@ def _made(summary: dict[str, Any]) -> Answer:
     if images is None:
         return Answer(question, "not run", "No images were made in this run.")
     findings = listing([f"{name} ({count})" for name, count in images["by_finding"].items()])
-    sentence = f"Painted into images of {images['source_patients']} healthy patients: {findings or 'nothing'}."
+    sentence = f"Painted into images of {images['source_patients']} healthy patients: {findings}."
+    if not images["made"]:
+        sentence = "Nothing was painted."
     if refused and refused["count"]:
         sentence += f" {refused['count']} more were refused."
     return Answer(question, f"{images['made']} images", sentence)
@@ -70,7 +72,7 @@ def _made(summary: dict[str, Any]) -> Answer:
 
 def _exact(summary: dict[str, Any]) -> Answer:
     question, exactness = "Is everything outside the region untouched?", summary["exactness"]
-    if exactness is None:
+    if not (exactness and exactness["images"]):
         return Answer(question, "not run", "The images or their sources are not here to be compared.")
     exact, images = exactness["exact"], exactness["images"]
     sentence = "Source, region and result were read again from their files and compared, value by value."
@@ -81,7 +83,7 @@ def _exact(summary: dict[str, Any]) -> Answer:
 
 def _risen(summary: dict[str, Any]) -> Answer:
     question, effects = "Does the asked finding appear?", summary["effects"]
-    if effects is None:
+    if not effects:
         return Answer(question, "not run", "No judge scored the images.")
     asked = [row for row in effects if row["finding"] == row["scored"]]
     parts, figures = [], []
@@ -94,7 +96,7 @@ def _risen(summary: dict[str, Any]) -> Answer:
             f"By {JUDGES.get(scorer, scorer)}, it rises for {len(rises)} of {len(rows)} findings"
             + (f"; not shown for {listing(others)}." if others else ".")
         )
-    return Answer(question, figures[0] if figures else "no scores", " ".join(parts))
+    return Answer(question, figures[0], " ".join(parts))
 
 
 def _localised(summary: dict[str, Any]) -> Answer:

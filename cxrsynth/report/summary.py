@@ -110,7 +110,7 @@ def _exactness(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _utility(run: RunFolder) -> dict[str, Any] | None:
-    if len(run.predictions) < 2:
+    if len(run.predictions) < 2 or run.records == []:  # with nothing painted both arms are the same
         return None
     real, synthetic = run.predictions["real"], run.predictions["synthetic"]
     return {
@@ -125,11 +125,14 @@ def _losses(run: RunFolder) -> dict[str, Any]:
     """Last losses and their gap, by classifier."""
     result = {}
     for arm, table in run.curves.items():
-        last = {name: table[f"{name}/loss"].dropna().iloc[-1:] for name in ("train", "val") if f"{name}/loss" in table}
-        values = {name: float(column.iloc[0]) if len(column) else float("nan") for name, column in last.items()}
-        gap = values.get("val", float("nan")) - values.get("train", float("nan"))
-        result[arm] = {**values, "gap": gap, "steps": int(table["step"].max())}
+        train, val = (_last(table, f"{name}/loss") for name in ("train", "val"))
+        result[arm] = {"train": train, "val": val, "gap": val - train, "steps": int(table["step"].max())}
     return result
+
+
+def _last(table: pd.DataFrame, column: str) -> float:
+    values = table[column].dropna() if column in table else []
+    return float(values.iloc[-1]) if len(values) else float("nan")
 
 
 def _localisation(run: RunFolder) -> list[dict[str, Any]] | None:
