@@ -131,8 +131,8 @@ def _losses(run: RunFolder) -> dict[str, Any]:
 
 
 def _last(table: pd.DataFrame, column: str) -> float:
-    values = table[column].dropna() if column in table else []
-    return float(values.iloc[-1]) if len(values) else float("nan")
+    values = table[column].dropna().tolist() if column in table else []
+    return float(values[-1]) if values else float("nan")
 
 
 def _localisation(run: RunFolder) -> list[dict[str, Any]] | None:
