@@ -33,16 +33,17 @@ class Examples:
 def conditions_of(target: Tensor, finding: Tensor) -> Condition:
     """What is known of the region in which each image's drawn finding lies.
 
-    The drawn finding is present. Findings that the image has besides may lie elsewhere: unknown. Findings that it lacks
-    are absent; findings it was never read for stay unknown. A healthy image (`finding` -1) lacks them all.
+    The drawn finding is present. Findings that the image has besides may lie anywhere: unknown. Findings that it lacks
+    are absent; findings it was never read for stay unknown. A healthy image lacks them all.
 
     Args:
         target: `[B, C]`; 1, 0 or NaN.
-        finding: Index drawn for each image, int64 `[B]`; -1 = healthy.
+        finding: Index drawn for each image, int64 `[B]`; -1 = none: healthy, or diseased where nobody knows.
     """
+    healthy = (finding < 0) & ~(target == 1).any(1)
     known = target.masked_fill(target == 1, torch.nan)
     drawn = torch.arange(target.shape[1], device=target.device) == finding[:, None]
-    return Condition(known.masked_fill(drawn, 1.0).masked_fill(finding[:, None] < 0, 0.0))
+    return Condition(known.masked_fill(drawn, 1.0).masked_fill(healthy[:, None], 0.0))
 
 
 def draw_examples(

@@ -79,9 +79,9 @@ def test_no_region_is_empty():
 
 
 def test_conditions_say_only_what_is_known_of_the_region():
-    target = torch.tensor([[1.0, 0, 1], [1, NAN, 0], [0, 0, 0], [0, NAN, 0]])
-    condition = conditions_of(target, torch.tensor([0, 0, -1, -1]))
-    wanted = torch.tensor([[1.0, 0, NAN], [1, NAN, 0], [0, 0, 0], [0, 0, 0]])
+    target = torch.tensor([[1.0, 0, 1], [1, NAN, 0], [0, 0, 0], [0, NAN, 0], [0, 1, 0]])
+    condition = conditions_of(target, torch.tensor([0, 0, -1, -1, -1]))
+    wanted = torch.tensor([[1.0, 0, NAN], [1, NAN, 0], [0, 0, 0], [0, 0, 0], [0, NAN, 0]])
     torch.testing.assert_close(condition.findings, wanted, equal_nan=True)
 
 
