@@ -13,11 +13,12 @@ from cxrsynth.attention.glori import GLoRI
 from cxrsynth.attention.maps import patch_maps
 from cxrsynth.attention.targets import LOSSES, FindingMetrics
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
+from cxrsynth.encoder.lora import ALPHA, add_lora
 from cxrsynth.encoder.schedules import cosine
 from cxrsynth.encoder.vit import ViT
 from cxrsynth.errors import UserError
 
-FINETUNE = ("none", "full")
+FINETUNE = ("none", "lora", "full")
 
 
 class GLoRITask(L.LightningModule):
@@ -30,7 +31,8 @@ class GLoRITask(L.LightningModule):
         encoder: File of a trained encoder (see `load_encoder`); None starts from random weights.
         architecture: `ViT` arguments of a random encoder; must be None when a file is given.
         image_size: Side in pixels of the square images.
-        finetune: "none" freezes the encoder, "full" trains all of it.
+        finetune: "none" freezes the encoder, "lora" trains low-rank changes of its attention, "full" all of it.
+        lora_rank: Rank of those changes.
         blocks: How many of the encoder's last blocks the head sees.
         dim: Width of the head.
         num_heads: Attention heads of the head.
@@ -39,7 +41,7 @@ class GLoRITask(L.LightningModule):
         dropout: Dropout of the head in training.
         learning_rates: Peak learning rate; with several (encoder frozen) a head is trained with each, and the one with
             the best validation AUROC is used.
-        encoder_lr: Peak learning rate of the encoder under "full".
+        encoder_lr: Peak learning rate of the encoder, when it is trained.
         weight_decay: Decoupled, on matrices only.
         warmup: Share of the steps in which the learning rates rise.
         loss: "bce" or "asymmetric"; unknown targets are left out of both.
@@ -55,6 +57,7 @@ class GLoRITask(L.LightningModule):
         architecture: dict[str, int | float | str | bool | None] | None = None,
         image_size: int = 512,
         finetune: str = "none",
+        lora_rank: int = 8,
         blocks: int = 4,
         dim: int = 768,
         num_heads: int = 8,
@@ -89,6 +92,8 @@ class GLoRITask(L.LightningModule):
         self.hparams.update(encoder=None, architecture=dict(self.encoder.config), learning_rates=rates)
         self.encoder.requires_grad_(finetune == "full").train(finetune == "full")
         self.encoder.mask_token.requires_grad_(False)
+        if finetune == "lora":
+            add_lora(self.encoder, lora_rank, ALPHA)
         self.heads = nn.ModuleList(
             GLoRI(len(findings), self.encoder.dim, blocks, dim, num_heads, ffn_hidden, cat_cls, dropout) for _ in rates
         )
@@ -158,7 +163,10 @@ class GLoRITask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say where the encoder is, for `load_encoder`."""
-        checkpoint[OWN_ENTRY] = {"prefix": "encoder.", "config": dict(self.encoder.config)}
+        entry: dict[str, Any] = {"prefix": "encoder.", "config": dict(self.encoder.config)}
+        if self.hparams["finetune"] == "lora":
+            entry["lora"] = {"alpha": ALPHA, "rank": self.hparams["lora_rank"]}
+        checkpoint[OWN_ENTRY] = entry
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine; no weight decay on vectors."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cxrsynth.encoder.lora import merge_lora
 from cxrsynth.encoder.vit import ViT
 from cxrsynth.encoder.weights import load_strictly, read_weights
 from cxrsynth.errors import UserError
@@ -71,6 +72,8 @@ def encoder_weights(raw: Mapping[str, Any], path: str | Path) -> tuple[dict[str,
     if OWN_ENTRY in raw:
         prefix = raw[OWN_ENTRY]["prefix"]
         entries = {key: value for key, value in raw["state_dict"].items() if key.startswith(prefix)}
+        if "lora" in raw[OWN_ENTRY]:
+            entries = merge_lora(entries, **raw[OWN_ENTRY]["lora"])
     else:
         entries = dict(raw["teacher"] if isinstance(raw.get("teacher"), Mapping) else raw)
     state: dict[str, Tensor] = {}

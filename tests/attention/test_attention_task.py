@@ -7,7 +7,15 @@ from cxrsynth.attention.task import GLoRITask
 from cxrsynth.encoder import ViT, load_encoder
 from cxrsynth.errors import UserError
 
-ARCHITECTURE = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "num_heads": 2, "ffn": "mlp", "layer_scale": None}
+ARCHITECTURE = {
+    "image_size": 32,
+    "patch_size": 8,
+    "dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "ffn": "mlp",
+    "layer_scale": None,
+}
 HEAD = {"image_size": 32, "blocks": 2, "dim": 32, "num_heads": 2, "ffn_hidden": 32}
 FINDINGS = ["Left", "Right"]
 
@@ -74,6 +82,22 @@ def test_frozen_encoder_stays_and_the_best_rate_is_kept():
     assert all(torch.equal(value, before[key]) for key, value in task.encoder.state_dict().items())
     assert int(task.best) == 1
     assert task.head is task.heads[1]
+
+
+def test_low_rank_changes_learn_and_are_merged_for_others(tmp_path):
+    task = make(finetune="lora", lora_rank=2, encoder_lr=3e-3, learning_rates=[3e-3])
+    frozen = task.encoder.blocks[0].attn.qkv.parametrizations.weight.original.clone()
+    trainer = fit(task, epochs=2)
+    task.eval()
+    layer = task.encoder.blocks[0].attn.qkv
+    assert torch.equal(layer.parametrizations.weight.original, frozen)
+    assert not torch.equal(layer.weight, frozen)
+    trainer.save_checkpoint(tmp_path / "task.ckpt")
+    image = torch.rand(2, 1, 32, 32)
+    alone = load_encoder(tmp_path / "task.ckpt")
+    torch.testing.assert_close(alone(image, 2)[0][0], task.encoder(image, 2)[0][0])
+    loaded = GLoRITask.load_from_checkpoint(tmp_path / "task.ckpt", weights_only=True)
+    torch.testing.assert_close(loaded(image), task(image))
 
 
 def test_dropout_is_off_at_inference_and_on_in_training():

@@ -4,7 +4,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cxrsynth.attention.localisation import METHODS, average_maps, brightest, centre_map, iou, localise, pointing, truths
+from cxrsynth.attention.localisation import (
+    METHODS,
+    average_maps,
+    brightest,
+    centre_map,
+    iou,
+    localise,
+    pointing,
+    truths,
+)
 from cxrsynth.attention.maps import collect_maps, finding_map, patch_maps
 from cxrsynth.data import CXRDataModule
 from cxrsynth.data.maps import MapStore

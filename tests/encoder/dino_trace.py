@@ -1,4 +1,4 @@
-"""Trains a tiny encoder and writes the loss of every step; run alone or, through Lightning's launcher, in two processes."""
+"""Trains a tiny encoder and writes every step's loss; run alone or, through Lightning, in two processes."""
 
 import json
 import os
