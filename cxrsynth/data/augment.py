@@ -2,7 +2,6 @@
 
 import torch
 from kornia.augmentation import (
-    AugmentationSequential,
     RandomAffine,
     RandomBrightness,
     RandomContrast,
@@ -35,17 +34,13 @@ class Augment(nn.Module):
     def __init__(self, strength: float):
         super().__init__()
         s = strength
-        self.steps = (
-            AugmentationSequential(
-                RandomAffine(7 * s, (0.05 * s, 0.05 * s), (1 - 0.1 * s, 1 + 0.1 * s), padding_mode="zeros", p=0.8),
-                RandomContrast((1 - 0.1 * s, 1 + 0.1 * s), p=0.5),
-                RandomBrightness((1 - 0.05 * s, 1 + 0.05 * s), p=0.5),
-                RandomGamma((1 - 0.1 * s, 1 + 0.1 * s), p=0.5),
-                RandomGaussianNoise(std=0.01 * s, p=0.5),
-                data_keys=None,
-            )
-            if s
-            else None
+        self.active = s > 0
+        self.move = RandomAffine(7 * s, (0.05 * s, 0.05 * s), (1 - 0.1 * s, 1 + 0.1 * s), p=0.8)
+        self.tone = nn.Sequential(
+            RandomContrast((1 - 0.1 * s, 1 + 0.1 * s), p=0.5),
+            RandomBrightness((1 - 0.05 * s, 1 + 0.05 * s), p=0.5),
+            RandomGamma((1 - 0.1 * s, 1 + 0.1 * s), p=0.5),
+            RandomGaussianNoise(std=0.01 * s, p=0.5),
         )
 
     @torch.no_grad()
@@ -54,13 +49,13 @@ class Augment(nn.Module):
 
         Args:
             image: `[B, 1, S, S]` in [0, 1].
-            map: `[B, 1, S, S]` or None.
+            map: `[B, 1, S, S]` in [0, 1] or None.
 
         Returns:
             Both, of the same shapes and in [0, 1].
         """
-        if self.steps is None:
+        if not self.active:
             return image, map
-        parts = {"image": image} if map is None else {"image": image, "mask": map}
-        out = self.steps(parts)
-        return out["image"].clamp(0, 1), out.get("mask")
+        moved = self.move(image if map is None else torch.cat([image, map], 1))
+        image = self.tone(moved[:, :1]).clamp(0, 1)
+        return image, None if map is None else moved[:, 1:]

@@ -44,7 +44,6 @@ class CXRDataModule(L.LightningDataModule):
     Attributes:
         findings: The findings, once set up.
         split_table: `image_id, patient_id, split` of the whole manifest.
-        unreadable: image_id to what is wrong with it, of images that had to be set aside.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class CXRDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.findings: list[str] = findings or []
         self.split_table = pd.DataFrame()
-        self.unreadable: dict[str, str] = {}
         self.augment = build_augment(augment)
         self._manifests: dict[str, Manifest] = {}
         self._datasets: dict[str, CXRDataset] = {}
@@ -89,6 +87,11 @@ class CXRDataModule(L.LightningDataModule):
         names = (self.hparams["predict_split"],) if stage == "predict" else STAGES.get(stage or "", SPLITS)
         for name in names:
             self._dataset(name)
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """image_id to what is wrong with it, of images that had to be set aside so far."""
+        return {image_id: why for dataset in self._datasets.values() for image_id, why in dataset.unreadable.items()}
 
     def table(self, split: str) -> pd.DataFrame:
         """The manifest's rows of a split ("train", "val", "test" or "all") that batches are made of."""
@@ -184,7 +187,6 @@ class CXRDataModule(L.LightningDataModule):
             fits = 2 * len(manifest) * options["size"] ** 2 <= options["cache_gib"] * 2**30
             dataset = CXRDataset(manifest, self.findings, options["size"], maps, cache=fits)
             if dataset.unreadable:
-                self.unreadable |= dataset.unreadable
                 reason = next(iter(dataset.unreadable.values()))
                 warnings.warn(
                     f"{len(dataset.unreadable)} {name} images set aside as unreadable, e.g. {reason}", stacklevel=2

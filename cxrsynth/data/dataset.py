@@ -1,8 +1,8 @@
 """Images of a manifest as squares, decoded once."""
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,6 @@ class CXRDataset(Dataset[dict[str, Any]]):
             self._fill()
         self.targets = self.manifest.targets(findings)
         self.ids = self.manifest.table.image_id.tolist()
-        self.paths = [self.manifest.path(image_id) for image_id in self.ids]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,18 +54,20 @@ class CXRDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, draws: list[Draw]) -> dict[str, Any]:
         """The batch of these draws, as docs/design.md describes it."""
-        squares = None if self.cache is not None else [self._read(self.ids[row], self.paths[row]) for row, _ in draws]
-        if squares is not None:
-            draws = [draw for draw, square in zip(draws, squares, strict=True) if square is not None]
+        if self.cache is None:
+            known = set(self.unreadable)
+            squares = {draw: self._read(self.ids[draw[0]]) for draw in draws}
+            for image_id in self.unreadable.keys() - known:
+                warnings.warn(f"set aside as unreadable: {self.unreadable[image_id]}", stacklevel=2)
+            draws = [draw for draw in draws if squares[draw] is not None]
             if not draws:
-                raise UserError(
-                    f"none of a batch's images can be read, among them {next(iter(self.unreadable.values()))}"
-                )
-        rows = torch.tensor([row for row, _ in draws])
-        found = [square for square in squares or () if square is not None]
+                raise UserError(f"none of a batch's images can be read: {next(iter(self.unreadable.values()))}")
+            image = torch.stack([square for square in (squares[draw] for draw in draws) if square is not None])
+        else:
+            image = self.cache[[row for row, _ in draws]].float()
         batch: dict[str, Any] = {
-            "image": torch.stack(found) if self.cache is None else self.cache[rows].float(),
-            "target": self.targets[rows],
+            "image": image,
+            "target": self.targets[[row for row, _ in draws]],
             "image_id": [self.ids[row] for row, _ in draws],
         }
         if self.maps is not None:
@@ -80,8 +81,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
         cache = torch.empty(len(ids), 1, self.size, self.size, dtype=torch.float16)
         kept: list[str] = []
         with ThreadPoolExecutor(READERS) as readers:
-            squares = readers.map(lambda image_id: self._read(image_id, self.manifest.path(image_id)), ids)
-            for image_id, square in zip(ids, squares, strict=True):
+            for image_id, square in zip(ids, readers.map(self._read, ids), strict=True):
                 if square is not None:
                     cache[len(kept)] = square
                     kept.append(image_id)
@@ -89,9 +89,9 @@ class CXRDataset(Dataset[dict[str, Any]]):
         if self.unreadable:
             self.manifest = self.manifest.select(ids=set(kept))
 
-    def _read(self, image_id: str, path: Path) -> Tensor | None:
+    def _read(self, image_id: str) -> Tensor | None:
         try:
-            return to_square(read_image(path), self.size)
+            return to_square(read_image(self.manifest.path(image_id)), self.size)
         except UserError as error:
             self.unreadable[image_id] = str(error)
             return None
