@@ -1,5 +1,6 @@
 """GLoRI: one frozen query per finding looks over the encoder's patches (CheXFound, arXiv 2502.05142)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ class GLoRI(nn.Module):
         ffn_hidden: Width inside the feed-forward.
         cat_cls: Whether the cls tokens of the same blocks join each finding's token before the logit.
         dropout: Dropout in training, on attention weights as well.
+        sharpness: Factor of the first query and key weights: above 1 attention starts out choosing patches rather than
+            averaging all of them, in which small lesions drown. 1 as published.
+        prior: Probability of every finding that an untrained head gives; 0.5 as published.
 
     Raises:
         UserError: Sizes that do not fit together.
@@ -41,8 +45,12 @@ class GLoRI(nn.Module):
         ffn_hidden: int = 2048,
         cat_cls: bool = False,
         dropout: float = 0.1,
+        sharpness: float = 1.0,
+        prior: float = 0.5,
     ):
         super().__init__()
+        if not 0 < prior < 1:
+            raise UserError(f"prior is {prior}; give a probability between 0 and 1, both excluded")
         if dim % num_heads:
             raise UserError(f"num_heads is {num_heads}, which does not divide the head's width {dim}; choose a divisor")
         self.config: dict[str, Any] = {
@@ -54,6 +62,8 @@ class GLoRI(nn.Module):
             "ffn_hidden": ffn_hidden,
             "cat_cls": cat_cls,
             "dropout": dropout,
+            "sharpness": sharpness,
+            "prior": prior,
         }
         self.blocks = blocks
         self.cat_cls = cat_cls
@@ -68,8 +78,9 @@ class GLoRI(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.weight = nn.Parameter(torch.empty(findings, dim + (blocks * encoder_dim if cat_cls else 0)))
-        self.bias = nn.Parameter(torch.zeros(findings))
+        self.bias = nn.Parameter(torch.full((findings,), math.log(prior / (1 - prior))))
         nn.init.xavier_normal_(self.weight)
+        self.cross_attention.in_proj_weight.data[: 2 * dim] *= sharpness
 
     def attend(self, features: Features, chosen: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Tokens and attention of the findings.

@@ -39,6 +39,8 @@ class GLoRITask(L.LightningModule):
         ffn_hidden: Width inside the head's feed-forward.
         cat_cls: Whether the cls tokens join each finding's token before the logit.
         dropout: Dropout of the head in training.
+        sharpness: See `GLoRI`.
+        prior: See `GLoRI`.
         learning_rates: Peak learning rate; with several (encoder frozen) a head is trained with each, and the one with
             the best validation AUROC is used.
         encoder_lr: Peak learning rate of the encoder, when it is trained.
@@ -64,6 +66,8 @@ class GLoRITask(L.LightningModule):
         ffn_hidden: int = 2048,
         cat_cls: bool = False,
         dropout: float = 0.1,
+        sharpness: float = 1.0,
+        prior: float = 0.5,
         learning_rates: list[float] | None = None,
         encoder_lr: float = 1e-4,
         weight_decay: float = 0.01,
@@ -95,7 +99,10 @@ class GLoRITask(L.LightningModule):
         if finetune == "lora":
             add_lora(self.encoder, lora_rank, ALPHA)
         self.heads = nn.ModuleList(
-            GLoRI(len(findings), self.encoder.dim, blocks, dim, num_heads, ffn_hidden, cat_cls, dropout) for _ in rates
+            GLoRI(
+                len(findings), self.encoder.dim, blocks, dim, num_heads, ffn_hidden, cat_cls, dropout, sharpness, prior
+            )
+            for _ in rates
         )
         self.best: Tensor
         self.register_buffer("best", torch.tensor(0))

@@ -1,5 +1,7 @@
 """From an image to what the encoder sees."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image
@@ -11,23 +13,34 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(image: Tensor) -> Tensor:
+def normalise(image: Tensor, contrast: str = "plain") -> Tensor:
     """Repeat grey over three channels and normalise by ImageNet's mean and standard deviation.
 
     Args:
         image: `[B, 1, H, W]` in [0, 1] (`[B, 3, H, W]` is normalised as it is).
+        contrast: What comes before (see `CONTRASTS`).
 
     Returns:
         `[B, 3, H, W]`.
 
     Raises:
-        UserError: Another number of dimensions or channels.
+        UserError: Another number of dimensions or channels, or an unknown contrast.
     """
+    if contrast not in CONTRASTS:
+        raise UserError(f"contrast is {contrast!r}; choose one of {', '.join(CONTRASTS)}")
     if image.ndim != 4 or image.shape[1] not in (1, 3):
         raise UserError(f"image has shape {tuple(image.shape)}; the encoder takes [B, 1, H, W] with values in [0, 1]")
     mean = image.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
     std = image.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
-    return (image - mean) / std
+    return (CONTRASTS[contrast](image) - mean) / std
+
+
+def standardise(image: Tensor) -> Tensor:
+    """Give each image, over all its channels, ImageNet's mean of means and of deviations; a constant one its mean."""
+    mean, std = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
+    centred = image - image.mean((-3, -2, -1), keepdim=True)
+    deviation = centred.square().mean((-3, -2, -1), keepdim=True).sqrt()
+    return centred / torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)) * std + mean
 
 
 def stretch(image: Tensor) -> Tensor:
@@ -38,6 +51,18 @@ def stretch(image: Tensor) -> Tensor:
     """
     low, high = image.amin((-2, -1), keepdim=True), image.amax((-2, -1), keepdim=True)
     return (image - low) / torch.where(high > low, high - low, torch.ones_like(high))
+
+
+CONTRASTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": lambda image: image,
+    "stretch": stretch,
+    "standardise": standardise,
+}
+"""What is done to an image in [0, 1] before the fixed normalisation.
+
+"plain" nothing, as in CheXFound's pretraining; "stretch" min-max, as in its classification; "standardise" evens out
+exposure, which helps small encoders that see few images.
+"""
 
 
 def preprocess_chexfound(image: np.ndarray, size: int = 512) -> Tensor:
@@ -68,4 +93,4 @@ def preprocess_chexfound(image: np.ndarray, size: int = 512) -> Tensor:
     picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
     left, top = round((wide - size) / 2), round((high - size) / 2)
     pixels = np.asarray(picture)[top : top + size, left : left + size]
-    return normalise(stretch(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255).unsqueeze(0))[0]
+    return normalise(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().unsqueeze(0) / 255, "stretch")[0]

@@ -26,16 +26,18 @@ class DINOTask(L.LightningModule):
 
     Args:
         image_size: Side in pixels of the global crops, for which the position embedding is learnt.
-        patch_size: See `ViT`, as are `dim`, `depth`, `num_heads`, `registers`, `ffn`, `layer_scale`, `drop_path` and
-            `checkpointing`.
+        patch_size: This and the next arguments up to `position_init` are `ViT`'s.
         dim: See `ViT`.
         depth: See `ViT`.
         num_heads: See `ViT`.
         registers: See `ViT`.
         ffn: See `ViT`.
         layer_scale: See `ViT`.
+        attention_scale: See `ViT`.
         drop_path: See `ViT`; the student's only.
         checkpointing: See `ViT`.
+        contrast: See `ViT`; applied to each crop.
+        position_init: See `ViT`.
         init: Encoder file to continue from, at any image size; it must have the same architecture otherwise.
         local_size: Side of the local crops in pixels.
         local_crops: How many local crops.
@@ -78,8 +80,11 @@ class DINOTask(L.LightningModule):
         registers: int = 4,
         ffn: str = "swiglu",
         layer_scale: float | None = 1e-5,
+        attention_scale: float | None = None,
         drop_path: float = 0.4,
         checkpointing: bool = False,
+        contrast: str = "plain",
+        position_init: str = "random",
         init: str | None = None,
         local_size: int = 96,
         local_crops: int = 8,
@@ -123,8 +128,11 @@ class DINOTask(L.LightningModule):
             "registers": registers,
             "ffn": ffn,
             "layer_scale": layer_scale,
+            "attention_scale": attention_scale,
             "drop_path": drop_path,
             "checkpointing": checkpointing,
+            "contrast": contrast,
+            "position_init": position_init,
         }
         self.crops = CropPlan(image_size, local_size, local_crops, global_scale, local_scale, flip=flip)
         heads = (prototypes, head_hidden, bottleneck)
@@ -157,7 +165,7 @@ class DINOTask(L.LightningModule):
         p, step = self.hparams, self.global_step
         generators = [image_generator(p["seed"], step, image_id) for image_id in batch["image_id"]]
         views, local = multi_crop(batch["image"], generators, self.crops)
-        whole = normalise(views.flatten(0, 1))
+        whole = normalise(views.flatten(0, 1), p["contrast"])
         rows = self.crops.global_size // p["patch_size"]
         draws = [generator for _ in range(2) for generator in generators]
         masks = patch_masks(draws, (rows, rows), p["mask_probability"], p["mask_ratio"]).to(whole.device)
@@ -167,7 +175,7 @@ class DINOTask(L.LightningModule):
         tokens = self._backbone(self.student).tokens(whole, masks)
         seen = [tokens.cls]
         if local:
-            seen.append(self._backbone(self.student).tokens(normalise(torch.cat(local))).cls)
+            seen.append(self._backbone(self.student).tokens(normalise(torch.cat(local), p["contrast"])).cls)
         logits = self.student["dino_head"](torch.cat(seen)).chunk(2 + len(local))
         losses = {
             "dino": dino_loss(logits, target_cls.chunk(2)),
@@ -234,8 +242,8 @@ class DINOTask(L.LightningModule):
 
 def _continue_from(backbone: ViT, source: ViT, path: str) -> None:
     """Copy an encoder's weights; the position embedding is resized to the new image size."""
-    free = {"image_size", "drop_path", "checkpointing", "interpolate_offset", "interpolate_antialias", "ffn_hidden"}
-    differ = [key for key, value in source.config.items() if key not in free and value != backbone.config[key]]
+    fixed = ("patch_size", "dim", "depth", "num_heads", "registers", "ffn")
+    differ = [key for key in fixed if source.config[key] != backbone.config[key]]
     if differ:
         told = ", ".join(f"{key}={source.config[key]}" for key in differ)
         raise UserError(f"init {path} has {told}; give the task the same values to continue from it")

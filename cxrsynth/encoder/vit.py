@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cxrsynth.encoder.layers import FFNS, Block
-from cxrsynth.encoder.preprocess import normalise
+from cxrsynth.encoder.preprocess import CONTRASTS, normalise
 from cxrsynth.errors import UserError
 
 Features = list[tuple[Tensor, Tensor]]
@@ -41,10 +41,15 @@ class ViT(nn.Module):
         ffn: "swiglu" or "mlp".
         ffn_hidden: Width inside the feed-forward; None takes the published rule (4 dim, times 2/3 for SwiGLU).
         layer_scale: Initial LayerScale, or None for none.
+        attention_scale: Initial LayerScale of the attention branch, None for the same. A small one keeps patch tokens
+            local at first, so that a head that is trained soon has to look at the lesion itself.
         drop_path: Probability that a sample skips a residual branch in training, the same in every block.
         interpolate_offset: DINOv2's offset when the position embedding is resized; 0 resizes to the exact size.
         interpolate_antialias: Whether that resize is antialiased.
         checkpointing: Recompute block activations in the backward pass, to save memory.
+        contrast: What `forward` does to images before the fixed normalisation (see `preprocess.CONTRASTS`).
+        position_init: "random" as published, or "sincos": the fixed embedding of sines and cosines to learn from, which
+            small encoders that see few images need.
 
     Raises:
         UserError: Sizes that do not fit together.
@@ -61,10 +66,13 @@ class ViT(nn.Module):
         ffn: str = "swiglu",
         ffn_hidden: int | None = None,
         layer_scale: float | None = 1e-5,
+        attention_scale: float | None = None,
         drop_path: float = 0.0,
         interpolate_offset: float = 0.1,
         interpolate_antialias: bool = False,
         checkpointing: bool = False,
+        contrast: str = "plain",
+        position_init: str = "random",
     ):
         super().__init__()
         if image_size % patch_size:
@@ -77,6 +85,12 @@ class ViT(nn.Module):
             )
         if ffn not in FFNS:
             raise UserError(f"ffn is {ffn!r}; choose one of {', '.join(FFNS)}")
+        if contrast not in CONTRASTS:
+            raise UserError(f"contrast is {contrast!r}; choose one of {', '.join(CONTRASTS)}")
+        if position_init not in ("random", "sincos") or (position_init == "sincos" and dim % 4):
+            raise UserError(
+                f"position_init is {position_init!r} at width {dim}; choose random, or sincos at a multiple of 4"
+            )
         self.config: dict[str, Any] = {
             "image_size": image_size,
             "patch_size": patch_size,
@@ -87,10 +101,13 @@ class ViT(nn.Module):
             "ffn": ffn,
             "ffn_hidden": ffn_hidden,
             "layer_scale": layer_scale,
+            "attention_scale": attention_scale,
             "drop_path": drop_path,
             "interpolate_offset": interpolate_offset,
             "interpolate_antialias": interpolate_antialias,
             "checkpointing": checkpointing,
+            "contrast": contrast,
+            "position_init": position_init,
         }
         self.patch_size = patch_size
         self.dim = dim
@@ -105,11 +122,19 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(
             Block(dim, num_heads, FFNS[ffn](dim, ffn_hidden), layer_scale, drop_path) for _ in range(depth)
         )
+        if attention_scale is not None:
+            if layer_scale is None:
+                raise UserError("attention_scale needs LayerScale; give layer_scale as well")
+            for block in self.blocks:
+                block.ls1.gamma.data.fill_(attention_scale)  # type: ignore[union-attr, operator]
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self._initialise()
+        self.contrast = contrast
+        self._initialise(position_init)
 
-    def _initialise(self) -> None:
+    def _initialise(self, position_init: str) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if position_init == "sincos":
+            self.pos_embed.data[:, 1:] = sincos_position(math.isqrt(self.pos_embed.shape[1] - 1), self.dim)
         nn.init.normal_(self.cls_token, std=1e-6)
         if self.register_tokens is not None:
             nn.init.normal_(self.register_tokens, std=1e-6)
@@ -209,4 +234,13 @@ class ViT(nn.Module):
 
     def forward(self, image: Tensor, n: int = 4) -> Features:
         """Features of images `[B, 1, H, W]` in [0, 1], normalised inside (see `intermediate`)."""
-        return self.intermediate(normalise(image), n)
+        return self.intermediate(normalise(image, self.contrast), n)
+
+
+def sincos_position(side: int, dim: int) -> Tensor:
+    """Sines and cosines of row and column (MoCo v3, arXiv 2104.02057, sec. 4), `[side * side, dim]`."""
+    frequency = 10000 ** (-torch.arange(dim // 4) / (dim // 4))
+    angle = torch.arange(side)[:, None] * frequency
+    axis = torch.cat([angle.sin(), angle.cos()], dim=1)
+    rows, columns = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
