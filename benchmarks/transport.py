@@ -100,7 +100,8 @@ def main() -> None:
 
     print(f"Lung Dice of {options.pairs} seeded pairs of Montgomery films at {SIZE}x{SIZE}, mean [95 % interval]")
     print(
-        f"{'method':20s} {'Dice':24s} {'gain of cxrsynth':26s} {'10 %':>6s} {'folded':>9s} {'pairs folding':>14s} {'ms':>7s}"
+        f"{'method':20s} {'Dice':24s} {'gain of cxrsynth':26s} {'10 %':>6s} "
+        f"{'folded':>9s} {'pairs folding':>14s} {'ms':>7s}"
     )
     ours = np.array(scores["cxrsynth"])
     for method, rows in scores.items():

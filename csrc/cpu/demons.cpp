@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "cpu/diffeomorphic.h"
-#include "cpu/sweep.h"
+#include "cpu/wavefront.h"
 #include "demons.h"
 
 namespace cxr {
@@ -27,26 +27,30 @@ template <class T> void resize_field(const T* in, int h, int w, T* out, int new_
   resize_cpu(in + size_t(h) * w, h, w, out + size_t(new_h) * new_w, new_h, new_w, T(double(new_h) / h));
 }
 
-template <class T> void run_level(const Level<T>& level, const DemonsOptions& options, int count, int first, Trace<T> trace) {
+template <class T> void run_level(const Level<T>& level, const DemonsOptions& options, int count, int first, int threads,
+               Trace<T> trace) {
   const bool before = options.itk && options.force == thirion;  // ITK's classic Demons smooths before each iteration
   Passes<T> passes(level, options);
   if (before) passes.smooth_field();
-  Sweep<T> sweep(level, options);
-  for (int i = 0; i < count; ++i) {
-    const bool smooth = !(before && i == count - 1);
+  const auto smooth = [&](int i) { return !(before && i == count - 1); };
+  if (!options.diffeomorphic && options.tolerance < 0) {
+    std::vector<Sums> sums(count);
+    run_wavefront(level, options, count, threads, smooth, sums.data());
+    for (int i = 0; i < count; ++i) trace.record(first + i, sums[i], options.tolerance);
+    return;
+  }
+  for (int i = 0; i < count; ++i) {  // one after another: whether there is a next one is known only at the end
     Sums sums;
     if (options.diffeomorphic) {
-      sums = passes.iterate(smooth);
+      sums = passes.iterate(smooth(i));
     } else {
-      sweep.begin(smooth);
-      for (int s = 0; s < sweep.steps(); ++s) sweep.step(s);
-      sums = sweep.sums();
+      run_wavefront(level, options, 1, 1, [&](int) { return smooth(i); }, &sums);
     }
     if (!trace.record(first + i, sums, options.tolerance)) break;
   }
 }
 
-template <class T> void run_item(const DemonsImages<T>& all, const DemonsOptions& options, int item) {
+template <class T> void run_item(const DemonsImages<T>& all, const DemonsOptions& options, int item, int threads) {
   const int h = all.height, w = all.width;
   const size_t size = size_t(h) * w;
   const int total = options.total_iterations();
@@ -80,7 +84,7 @@ template <class T> void run_item(const DemonsImages<T>& all, const DemonsOptions
         level.mask = small_mask.data();
       }
     }
-    run_level(level, options, options.iterations[i], first, trace);
+    run_level(level, options, options.iterations[i], first, threads, trace);
     first += options.iterations[i];
     last_h = lh;
     last_w = lw;
@@ -92,8 +96,10 @@ template <class T> void run_item(const DemonsImages<T>& all, const DemonsOptions
 }  // namespace
 
 template <class T> void demons_cpu(const DemonsImages<T>& images, const DemonsOptions& options, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int item = 0; item < images.batch; ++item) run_item(images, options, item);
+  // As many items as threads: one thread an item. Fewer: all threads on each item.
+  const bool by_item = images.batch >= threads;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) if (by_item)
+  for (int item = 0; item < images.batch; ++item) run_item(images, options, item, by_item ? 1 : threads);
 }
 
 template void demons_cpu<float>(const DemonsImages<float>&, const DemonsOptions&, int);

@@ -1,17 +1,10 @@
 // Compiled once for each path (CXR_PATH = portable, avx2, avx512): same source, same arithmetic, same bits.
 #include "cpu/row_kernels.h"
 
+#include "cpu/warp_row.h"
+
 namespace cxr {
 namespace {
-
-// W(x) = image(x + ux, y + uy)
-template <class T> void warp_row(const WarpRow<T>& a) {
-  for (int x = 0; x < a.width; ++x) {
-    const T px = T(x) + a.ux[x], py = T(a.y) + a.uy[x];
-    const T value = sample(a.image, a.height, a.width, a.width, px, py);
-    a.out[x] = !a.itk || (inside(px, a.width) && inside(py, a.height)) ? value : T(__builtin_nan(""));
-  }
-}
 
 // out = u + du of one pixel with neighbours in columns l and r.
 template <class T, int F, bool ITK, bool MASKED>

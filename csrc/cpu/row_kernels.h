@@ -6,12 +6,14 @@
 namespace cxr {
 
 template <class T> struct WarpRow {
-  const T* image;          // [height, width]
+  const T* image;          // [channels, height, width]
   int height, width;
   const T *ux, *uy;        // displacement of this row
   int y;
   T* out;
   bool itk;                // NaN where the sample lies outside
+  int channels = 1;
+  long image_plane = 0, out_plane = 0;  // from one channel to the next
 };
 
 template <class T> struct ForceRow {

@@ -40,7 +40,8 @@ template <class T> class Sweep {
 
   // Steps of one iteration, and how many steps behind the next iteration may follow.
   int steps() const { return level_.height + 1 + rf_ + rd_; }
-  int lag() const { return rf_ + rd_ + 2; }
+  int lag() const { return rf_ + rd_ + 1; }
+  int ring_rows() const { return 4 + 2 * (2 * rd_ + 2) + (fluid_.empty() ? 0 : 2 * (2 * rf_ + 1)); }
 
   // Starts an iteration. `smooth` = false leaves the field as it is after adding the update.
   void begin(bool smooth) {
@@ -79,7 +80,7 @@ template <class T> class Sweep {
   T* v_row(int c, int y) { return smooth_ ? buffer(c) : plane(c, y); }
 
   void warp(int y) {
-    kernels_.warp({level_.moving, level_.height, level_.width, plane(0, y), plane(1, y), y, warped(y), options_.itk});
+    kernels_.warp({level_.moving, level_.height, level_.width, plane(0, y), plane(1, y), y, warped(y), options_.itk, 1, 0, 0});
   }
 
   void force(int y) {

@@ -27,15 +27,15 @@ template <class T> void warp_cpu(const WarpImages<T>& in, int mode, T* out, int 
   for (int b = 0; b < in.batch; ++b) {
     for (int y = 0; y < h; ++y) {
       const T *ux = in.displacement + b * 2 * size + size_t(y) * w, *uy = ux + size;
-      for (int c = 0; c < in.channels; ++c) {
-        const T* image = in.image + (size_t(b) * in.channels + c) * size;
-        T* row = out + (size_t(b) * in.channels + c) * size + size_t(y) * w;
-        if (mode == bilinear) {
-          kernels.warp({image, h, w, ux, uy, y, row, false});
-        } else {
-          for (int x = 0; x < w; ++x)
-            row[x] = image[size_t(nearest_index(T(y) + uy[x], h)) * w + nearest_index(T(x) + ux[x], w)];
-        }
+      const T* image = in.image + size_t(b) * in.channels * size;
+      T* row = out + size_t(b) * in.channels * size + size_t(y) * w;
+      if (mode == bilinear) {
+        kernels.warp({image, h, w, ux, uy, y, row, false, in.channels, long(size), long(size)});
+        continue;
+      }
+      for (int x = 0; x < w; ++x) {
+        const size_t i = size_t(nearest_index(T(y) + uy[x], h)) * w + nearest_index(T(x) + ux[x], w);
+        for (int c = 0; c < in.channels; ++c) row[c * size + x] = image[c * size + i];
       }
     }
   }
