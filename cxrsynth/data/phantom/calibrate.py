@@ -1,5 +1,6 @@
 """Fit the oracle's weights on simulated films: `python -m cxrsynth.data.phantom.calibrate`."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +12,15 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from cxrsynth.data.phantom.archive import simulate
-from cxrsynth.data.phantom.measurements import WORKING_SIZE, Measured, measure_film
-from cxrsynth.data.phantom.oracle import ROUND, SIDED, WHOLE, film_with_blob
+from cxrsynth.data.phantom.layers import WORKING_SIZE, Measured
+from cxrsynth.data.phantom.measurements import measure_film
+from cxrsynth.data.phantom.oracle import ROUND, SIDED, WHOLE, expand, film_with_blob
 from cxrsynth.data.phantom.render import Lesion
 from cxrsynth.data.phantom.shapes import Array
 from cxrsynth.files import write_text
 
-COUNT, SEED = 3000, 1000
-STRENGTH = {"right": 0.01, "left": 0.01, "candidate": 0.2, "film": 0.01}  # inverse of the L2 penalty
+COUNT, SEED = 2800, 1000
+STRENGTH = {"right": 0.015, "left": 0.015, "candidate": 0.1, "film": 0.005}  # inverse of the L2 penalty
 
 Example = tuple[Measured, dict[str, float]]
 
@@ -26,8 +28,8 @@ Example = tuple[Measured, dict[str, float]]
 def collect(indices: Sequence[int], seed: int = SEED) -> dict[str, list[Example]]:
     """Measurements and truth of each lung, candidate and film.
 
-    A third of the diseased films show a blob instead of a lesion and count as healthy; a third of all films are softened
-    in one place, as a painted region is, so that neither blob nor blur passes for a finding.
+    A third of the diseased films show a blob instead of a lesion and count as healthy. A third of all films are
+    softened in one place, as a painted region is: neither blob nor blur shall pass for a finding.
     """
     examples: dict[str, list[Example]] = {kind: [] for kind in STRENGTH}
     for index in indices:
@@ -80,7 +82,7 @@ def fit(examples: dict[str, list[Example]]) -> dict[str, dict[str, Any]]:
         names = list(rows[0][0])
         x = np.array([[numbers[name] for name in names] for numbers, _ in rows])
         mean, scale = x.mean(0), x.std(0) + 1e-6
-        inputs[kind] = np.clip((x - mean) / scale, -4, 4)
+        inputs[kind] = expand((x - mean) / scale)
         truths[kind] = {name: np.array([truth[name] for _, truth in rows]) for name in rows[0][1]}
         table[kind] = {"names": names, "mean": _short(mean), "scale": _short(scale), "weights": {}, "offset": {}}
     for kinds in (("right", "left"), ("candidate",), ("film",)):
@@ -104,8 +106,6 @@ def _short(values: NDArray) -> list[float]:
 
 def write_table(path: Path, table: dict[str, dict[str, Any]]) -> Path:
     """Write the table as JSON, one line for each list, so that changes can be read."""
-    import json
-
     blocks = []
     for kind, block in table.items():
         lines = [f"  {json.dumps(key)}: {json.dumps(block[key])}" for key in ("names", "mean", "scale", "offset")]

@@ -25,7 +25,7 @@ def _nipples(patient: Patient, frame: Frame, rng: np.random.Generator) -> Array:
     u, v = 0.62 * patient.lung_width + rng.uniform(-0.02, 0.03), 0.77 + rng.uniform(-0.03, 0.06)
     pair = [np.hypot(frame.u - side * u, frame.v - v - rng.uniform(-0.01, 0.01)) for side in (-1, 1)]
     radius = rng.uniform(0.012, 0.018)
-    return rng.uniform(0.08, 0.2) * sum(soft_step(radius - d, 0.012) for d in pair)
+    return rng.uniform(0.08, 0.2) * np.add(*(soft_step(radius - d, 0.012) for d in pair))
 
 
 def _scars(frame: Frame, rng: np.random.Generator) -> Array:

@@ -27,7 +27,7 @@ def estimate_anatomy(image: Array, lungs: Array | None = None, placement: Array 
         Lung fields (healthy extent, as far as an opacity lets it be seen), heart, and the greys of air and tissue.
     """
     size = image.shape[0]
-    scene, right, left, heart = atlas()
+    _, right, left, heart = atlas()
     placement = align(image) if placement is None else placement
     fields = np.stack([place(part, placement, size) for part in (right, left)])
     heart_field = place(heart, placement, size)

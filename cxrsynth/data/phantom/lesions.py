@@ -39,7 +39,7 @@ def plant(
     low, high = (float(np.log(s / (1 - s))) for s in share)
     gain = max(high - low, 0.2)
     film = Film(gain, 1.0 - low / gain, 0.0, white * 1.02)
-    changed = film.grey(apply_change(film.attenuation(image), change, tissue=2.0))
+    changed = film.grey(apply_change(film.attenuation(image), change, tissue=1.72))
     return np.where(change.mask, np.clip(changed, 0, white), image).astype(np.float32), change.mask
 
 
@@ -96,17 +96,18 @@ def draw_consolidation(anatomy: Anatomy, severity: float, rng: np.random.Generat
     span = (lung.box[1] - lung.box[0]) * (0.17 + 0.12 * severity)
     distance = np.hypot((x - cx) / (span * rng.uniform(0.8, 1.1)), (y - cy) / (span * rng.uniform(0.75, 1.0)))
     ragged = distance + 0.2 * smooth_noise(rng, shape, 9) + 0.13 * smooth_noise(rng, shape, 22)
-    cloud = soft_step(0.95 - ragged, 0.38) * (0.84 + 0.26 * smooth_noise(rng, shape, 24))
+    cloud = soft_step(0.95 - ragged, 0.38) * (0.8 + 0.3 * smooth_noise(rng, shape, 20))
     fissure = lung.side == "right" and zone == "middle" and rng.random() < 0.5
     if fissure:
         cloud = cloud * soft_step(y - cy + 0.35 * span, 0.01 * size)
     hx, hy = lung.at(0.0, 0.42)
     angle = np.arctan2(y - hy, (x - hx) * lung.sign)
     reach = np.hypot(x - hx, y - hy)
-    wave = angle * 9 + 0.7 * smooth_noise(rng, shape, 7) + rng.uniform(0, 6)
+    wave = angle * 9 + 1.3 * smooth_noise(rng, shape, 9) + rng.uniform(0, 6)
     tubes = bell(np.sin(wave), 0.22) * soft_step(reach - 0.06 * size, 0.03 * size)
+    tubes = tubes * np.clip(0.7 + 0.6 * smooth_noise(rng, shape, 12), 0, 1)
     fill = trim(np.clip(cloud * (0.54 + 0.38 * severity), 0, 1) * _reach(lung.field), 0.1)
-    add = -0.42 * fill * tubes
+    add = -0.5 * fill * tubes
     return Change(fill, add, nothing(shape), f"{lung.side} {zone} zone")
 
 
@@ -115,7 +116,7 @@ def draw_pneumothorax(anatomy: Anatomy, severity: float, rng: np.random.Generato
     lung = _either_lung(anatomy, rng)
     size = lung.field.shape[0]
     x, y = _grid(lung.field.shape)
-    top, bottom, medial, wall = lung.box
+    _, bottom, medial, _ = lung.box
     shrink_x = 1 - (0.1 + 0.26 * severity) * rng.uniform(0.9, 1.1)
     shrink_y = 1 - (0.07 + 0.16 * severity) * rng.uniform(0.8, 1.2)
     solid = (lung.lateral > -2) * soft_step(lung.field - 0.5, 0.4)
@@ -176,7 +177,7 @@ def draw_cardiomegaly(anatomy: Anatomy, severity: float, rng: np.random.Generato
     sources = np.broadcast_arrays(base + (y - base) / lift, columns)
     larger = map_coordinates(heart, list(sources), order=1)
     extra = larger * _reach(lungs) * low
-    fill = trim(np.clip(0.95 * extra, 0, 1), 0.08)
+    fill = trim(np.clip(0.82 * extra, 0, 1), 0.08)
     return Change(fill, nothing(fill.shape), nothing(fill.shape), "heart")
 
 

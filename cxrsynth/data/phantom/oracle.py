@@ -1,7 +1,7 @@
 """The oracle: what a film shows, measured from its pixels alone.
 
-The measurements (`measurements.py`) are weighted by a table fitted on simulated films (`calibrate.py`). The oracle never
-sees labels, seeds or masks, and no network is in it, so it can judge images made by one.
+The measurements (`measurements.py`) are weighted by a table fitted on simulated films (`calibrate.py`). The oracle sees
+no labels, seeds or masks, and no network is in it, so it can judge images made by one.
 """
 
 import json
@@ -17,8 +17,9 @@ from sklearn.metrics import roc_auc_score
 from cxrsynth.data.phantom.anatomy import Anatomy
 from cxrsynth.data.phantom.archive import simulate
 from cxrsynth.data.phantom.decoy import blob_decoy
+from cxrsynth.data.phantom.layers import Measured
 from cxrsynth.data.phantom.lesions import FINDINGS
-from cxrsynth.data.phantom.measurements import Measured, Measurements, measure_film
+from cxrsynth.data.phantom.measurements import Measurements, measure_film
 from cxrsynth.data.phantom.render import Phantom, render
 from cxrsynth.errors import UserError
 
@@ -63,7 +64,7 @@ def scores(measured: Measurements) -> dict[str, float]:
 
 
 class Weights:
-    """A linear rule on named numbers, each centred, scaled and clipped to four standard deviations."""
+    """A linear rule on named numbers, each as its standard score and the score's size (`expand`)."""
 
     def __init__(self, block: dict[str, Any]) -> None:
         self.names: list[str] = block["names"]
@@ -73,8 +74,14 @@ class Weights:
 
     def __call__(self, numbers: Measured) -> dict[str, float]:
         """Scores of one lung, candidate or film."""
-        x = np.clip((np.array([numbers[name] for name in self.names]) - self.mean) / self.scale, -4, 4)
+        x = expand((np.array([numbers[name] for name in self.names]) - self.mean) / self.scale)
         return {name: float(x @ weights + self.offset[name]) for name, weights in self.weights.items()}
+
+
+def expand(standard: NDArray) -> NDArray:
+    """Standard scores `[..., N]` clipped to 4, then their sizes, which a linear rule cannot see itself: `[..., 2N]`."""
+    clipped = np.clip(standard, -4, 4)
+    return np.concatenate([clipped, np.abs(clipped) - 0.8], -1)
 
 
 @cache

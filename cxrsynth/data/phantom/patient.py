@@ -73,7 +73,7 @@ class Exposure:
     """One film of a patient: view, breath, position, beam and detector.
 
     Attributes:
-        view: "PA" (standing, arms away) or "AP" (in bed: larger heart, scapulae over the lungs, smaller breath, softer).
+        view: "PA" (standing, arms away) or "AP" (in bed: larger heart, scapulae over the lungs, smaller breath).
         breath: Depth of inspiration; the domes stand at `v = breath`.
         scale: Lung height as a share of the film.
         centre: Where the lungs' centre lies on the film (x, y), shares of the film.

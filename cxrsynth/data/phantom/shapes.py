@@ -1,13 +1,14 @@
 """Small pieces that the renderers share: soft edges, smooth noise, the body's coordinates."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxrsynth.data.phantom.patient import Exposure
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32 unless said otherwise
 
 
 def soft_step(x: Array, width: float | Array) -> Array:
