@@ -10,8 +10,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from cxrsynth.attention.glori import GLoRI
+from cxrsynth.attention.losses import LOSSES
 from cxrsynth.attention.maps import patch_maps
-from cxrsynth.attention.targets import LOSSES, FindingMetrics
+from cxrsynth.data.targets import FindingMetrics
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
 from cxrsynth.encoder.lora import ALPHA, add_lora
 from cxrsynth.encoder.schedules import cosine

@@ -7,12 +7,14 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from cxrsynth.data.targets import FindingMetrics
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
 from cxrsynth.encoder.crops import CropPlan, image_generator, multi_crop, patch_masks
 from cxrsynth.encoder.heads import ProjectionHead
 from cxrsynth.encoder.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 from cxrsynth.encoder.optimisation import parameter_groups, set_rates, update_average
 from cxrsynth.encoder.preprocess import normalise
+from cxrsynth.encoder.probe import neighbour_scores
 from cxrsynth.encoder.schedules import cosine, linear
 from cxrsynth.encoder.vit import Features, ViT
 from cxrsynth.errors import UserError
@@ -22,7 +24,7 @@ class DINOTask(L.LightningModule):
     """Self-supervised pretraining with DINO, iBOT and KoLeo losses (DINOv2, arXiv 2304.07193; CheXFound, 2502.05142).
 
     A student learns from crops what its moving average, the teacher, sees in the global ones. The checkpoint is an
-    encoder file: `load_encoder` takes the teacher out of it.
+    encoder file: `load_encoder` takes the teacher out of it. Labels are used in validation alone, by a probe.
 
     Args:
         image_size: Side in pixels of the global crops, for which the position embedding is learnt.
@@ -187,6 +189,22 @@ class DINOTask(L.LightningModule):
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=size)
         self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         return total
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the images of the last validation."""
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Keep the teacher's view of a batch for the probe."""
+        self._seen.append((self(batch["image"])[0][1], batch["target"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/knn_auroc`: whether an image's nearest others share its findings, 0.5 being chance."""
+        features, target = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        scores = neighbour_scores(features, target)
+        metrics = FindingMetrics(target.shape[1]).to(target.device)
+        metrics.update(scores.logit(eps=1e-6), target)
+        self.log("val/knn_auroc", metrics.compute()["auroc"].nanmean(), prog_bar=True, sync_dist=True)
 
     @torch.no_grad()
     def _targets(self, whole: Tensor, masks: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from cxrsynth.attention.targets import FindingMetrics, asymmetric_loss, binary_cross_entropy
+from cxrsynth.attention.losses import asymmetric_loss
+from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy
 
 NAN = float("nan")
 
