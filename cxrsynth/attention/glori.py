@@ -68,6 +68,8 @@ class GLoRI(nn.Module):
         self.blocks = blocks
         self.cat_cls = cat_cls
         self.embed = nn.Linear(blocks * encoder_dim, dim)
+        nn.init.kaiming_normal_(self.embed.weight, nonlinearity="relu")
+        nn.init.zeros_(self.embed.bias)
         # random and never trained, so they are saved but get no gradient
         self.queries = nn.Parameter(torch.randn(findings, dim), requires_grad=False)
         self.norm1 = nn.LayerNorm(dim)

@@ -6,9 +6,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from cxrsynth.attention.cache import FeatureCache
 from cxrsynth.attention.glori import GLoRI
 from cxrsynth.attention.losses import LOSSES
 from cxrsynth.attention.maps import patch_maps
@@ -16,7 +18,7 @@ from cxrsynth.data.targets import FindingMetrics
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
 from cxrsynth.encoder.lora import ALPHA, add_lora
 from cxrsynth.encoder.schedules import cosine
-from cxrsynth.encoder.vit import ViT
+from cxrsynth.encoder.vit import Features, ViT
 from cxrsynth.errors import UserError
 
 FINETUNE = ("none", "lora", "full")
@@ -48,6 +50,8 @@ class GLoRITask(L.LightningModule):
         weight_decay: Decoupled, on matrices only.
         warmup: Share of the steps in which the learning rates rise.
         loss: "bce" or "asymmetric"; unknown targets are left out of both.
+        cache: Folder in which a frozen encoder's features are kept (see `FeatureCache`); the images must not vary.
+        cache_gib: Features that need more than this are computed anew each time instead, with a warning.
 
     Raises:
         UserError: Arguments that do not fit together.
@@ -74,6 +78,8 @@ class GLoRITask(L.LightningModule):
         weight_decay: float = 0.01,
         warmup: float = 0.1,
         loss: str = "bce",
+        cache: str | None = None,
+        cache_gib: float = 50.0,
     ):
         super().__init__()
         rates = learning_rates or [1e-3]
@@ -89,6 +95,8 @@ class GLoRITask(L.LightningModule):
             raise UserError(f"loss is {loss!r}; choose one of {', '.join(LOSSES)}")
         if finetune != "none" and len(rates) > 1:
             raise UserError(f"learning_rates has {len(rates)} values; with a trained encoder give one")
+        if cache is not None and finetune != "none":
+            raise UserError(f"cache is given, but finetune={finetune} changes the features; leave one of them out")
         self.save_hyperparameters()
         self.findings = list(findings)
         self.encoder = load_encoder(encoder) if encoder is not None else ViT(**(architecture or {}))  # type: ignore[arg-type]
@@ -107,6 +115,7 @@ class GLoRITask(L.LightningModule):
         )
         self.best: Tensor
         self.register_buffer("best", torch.tensor(0))
+        self._cache: FeatureCache | None = None
         self.metrics = nn.ModuleList(FindingMetrics(len(findings)) for _ in rates)
 
     @property
@@ -137,10 +146,31 @@ class GLoRITask(L.LightningModule):
             attention = self.head.attention(self.encoder(image, self.hparams["blocks"]))
         return patch_maps(attention, self.encoder.grid(*image.shape[-2:]))
 
+    def on_fit_start(self) -> None:
+        """Open the cache of features, if there is to be one and it fits."""
+        if self.hparams["cache"] is None:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and data.hparams.get("augment"):
+            raise UserError("cache is given, but the data are augmented, so no image is seen twice; set augment to 0")
+        cache = FeatureCache(self.hparams["cache"], self.encoder, self.hparams["blocks"], self.hparams["image_size"])
+        images = sum(len(data.table(split)) for split in ("train", "val")) if data is not None else 0
+        size = images * cache.bytes_per_image / 2**30
+        rank_zero_info(f"features of {images} images: {size:.2f} GiB in {cache.folder}")
+        if size <= self.hparams["cache_gib"]:
+            self._cache = cache
+        else:
+            rank_zero_warn(f"that is above cache_gib={self.hparams['cache_gib']}; they are computed on the fly instead")
+
+    def _features(self, batch: dict[str, Any]) -> Features:
+        if self._cache is not None:
+            return self._cache.features(batch["image"], batch["image_id"])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.hparams["finetune"] != "none"):
+            return self.encoder(batch["image"], self.hparams["blocks"])
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Loss of a batch, the sum over the heads that are trained side by side."""
-        with torch.set_grad_enabled(self.hparams["finetune"] != "none"):
-            features = self.encoder(batch["image"], self.hparams["blocks"])
+        features = self._features(batch)
         losses = [self._loss(head(features), batch["target"]) for head in self.heads]
         self.log(
             "train/loss", losses[int(self.best)], on_step=False, on_epoch=True, prog_bar=True, batch_size=_size(batch)
@@ -197,7 +227,7 @@ class GLoRITask(L.LightningModule):
         return LOSSES[self.hparams["loss"]](logits.float(), target)
 
     def _evaluate(self, split: str, batch: dict[str, Any]) -> None:
-        features = self.encoder(batch["image"], self.hparams["blocks"])
+        features = self._features(batch)
         logits = [head(features) for head in self.heads]
         for metric, values in zip(self.metrics, logits, strict=True):
             metric.update(values, batch["target"])  # type: ignore[operator]

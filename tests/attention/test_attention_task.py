@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from cxrsynth.attention.cache import FeatureCache
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.encoder import ViT, load_encoder
 from cxrsynth.errors import UserError
@@ -100,6 +101,32 @@ def test_low_rank_changes_learn_and_are_merged_for_others(tmp_path):
     torch.testing.assert_close(loaded(image), task(image))
 
 
+def test_cached_features_are_the_encoder_s_and_are_computed_once(tmp_path):
+    task = make(cache=str(tmp_path))
+    cache = FeatureCache(tmp_path, task.encoder, 2, 32)
+    batch = batches(1)[0]
+    image, ids = batch["image"], batch["image_id"]
+    part = cache.features(image[:5], ids[:5])
+    whole = cache.features(torch.cat([torch.zeros(5, 1, 32, 32), image[5:]]), ids)  # the first five come from the disk
+    expected = task.encoder(image, 2)
+    for (p, c), (q, d), (r, _) in zip(whole, expected, part, strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(c, d, rtol=2e-3, atol=2e-3)
+        assert torch.equal(p[:5], r)
+    files = list(cache.folder.glob("*.npy"))
+    assert len(files) == 16
+    assert files[0].stat().st_size - cache.bytes_per_image == 128  # the header of a .npy file
+    other = FeatureCache(tmp_path, ViT(**ARCHITECTURE), 2, 32)
+    assert other.folder != cache.folder
+
+
+def test_training_from_the_cache(tmp_path):
+    task = make(cache=str(tmp_path), learning_rates=[1e-2])
+    trainer = fit(task, epochs=3)
+    assert len(list(tmp_path.glob("*/*.npy"))) == 16  # the toy's images share their ids
+    assert trainer.callback_metrics["val/auroc"] >= 0
+
+
 def test_dropout_is_off_at_inference_and_on_in_training():
     task = make(dropout=0.5).train()
     image = torch.rand(2, 1, 32, 32)
@@ -116,6 +143,7 @@ def test_dropout_is_off_at_inference_and_on_in_training():
         ({"finetune": "some"}, "finetune is 'some'"),
         ({"loss": "mse"}, "loss is 'mse'"),
         ({"finetune": "full", "learning_rates": [1e-3, 1e-4]}, "learning_rates"),
+        ({"finetune": "full", "cache": "x"}, "cache is given"),
         ({"image_size": 30}, "multiples of the patch size"),
         ({"num_heads": 3}, "num_heads is 3"),
     ],
