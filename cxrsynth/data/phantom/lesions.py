@@ -39,7 +39,7 @@ def plant(
     low, high = (float(np.log(s / (1 - s))) for s in share)
     gain = max(high - low, 0.2)
     film = Film(gain, 1.0 - low / gain, 0.0, white * 1.02)
-    changed = film.grey(apply_change(film.attenuation(image), change, tissue=1.72))
+    changed = film.grey(apply_change(film.attenuation(image), change, tissue=1.85))
     return np.where(change.mask, np.clip(changed, 0, white), image).astype(np.float32), change.mask
 
 
