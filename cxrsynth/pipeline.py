@@ -17,7 +17,8 @@ from rich.console import Console
 from cxrsynth import __version__
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file, write_json, write_text
-from cxrsynth.stages import STAGES, Run, Stage
+from cxrsynth.run_folder import Run, Stage
+from cxrsynth.stages import STAGES
 
 
 def run(
@@ -126,10 +127,9 @@ def _quieten() -> None:
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.yaml; the manifest's path is written relative to the run folder."""
     relative = os.path.relpath(config["manifest"], folder)
-    write_text(
-        folder / "config.yaml",
-        yaml.safe_dump({**config, "manifest": relative, "version": __version__}, sort_keys=False),
-    )
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    content = {**config, "manifest": relative, "command": command, "version": __version__}
+    write_text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
 def _fingerprint(state: Run, stage: Stage) -> str:

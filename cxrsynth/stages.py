@@ -1,10 +1,8 @@
 """The stages of `cxrsynth run`: what each needs, reads, makes and reports."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,93 +26,13 @@ from cxrsynth.evaluation.predictions import predict_split, write_predictions
 from cxrsynth.files import write_bytes, write_text
 from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.report import write_report
+from cxrsynth.run_folder import Figures, Run, Stage
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
 from cxrsynth.synthesis.plan import make_plan, write_plan
 from cxrsynth.synthesis.task import SynthesisTask
 from cxrsynth.synthesis.writer import SynthesisWriter
 
 LOGGER = "lightning.pytorch.loggers.CSVLogger"
-Figures = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder and its configuration.
-
-    Attributes:
-        folder: `runs/<name>`.
-        config: The arguments of `cxrsynth.pipeline.run`, manifest filled in.
-    """
-
-    folder: Path
-    config: dict[str, Any]
-
-    @property
-    def manifest_path(self) -> Path:
-        """The archive's table."""
-        return Path(self.config["manifest"])
-
-    @property
-    def findings(self) -> list[str]:
-        """Findings of this run, in the order of the outputs of its networks."""
-        return list(self.config["findings"])
-
-    @property
-    def maps_file(self) -> Path:
-        """Attention maps of the training patients, which shape the inpainter's regions."""
-        return self.folder / "stages" / "attention_maps.npz"
-
-    def checkpoint(self, name: str) -> Path:
-        """Path of a stage's checkpoint."""
-        return self.folder / "checkpoints" / f"{name}.ckpt"
-
-    def stage_file(self, name: str) -> Path:
-        """Path of a stage's record."""
-        return self.folder / "stages" / f"{name}.json"
-
-    def record(self, name: str) -> dict[str, Any]:
-        """A stage's record; empty when it has not run."""
-        path = self.stage_file(name)
-        return json.loads(path.read_text()) if path.is_file() else {}
-
-    def manifest(self) -> Manifest:
-        """The archive, narrowed to the views and sites of this run."""
-        return Manifest.load(self.manifest_path).select(views=self.config["views"], sites=self.config["sites"])
-
-    def datamodule(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of `CXRDataModule`: what all stages share, then the stage's own."""
-        shared = {
-            "manifest": str(self.manifest_path),
-            "splits": str(self.folder / "splits.csv"),
-            "findings": self.findings,
-            "views": self.config["views"],
-            "sites": self.config["sites"],
-            "seed": self.config["seed"],
-        }
-        return {**shared, **settings}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the pipeline.
-
-    Attributes:
-        name: Name of its record and checkpoint.
-        purpose: What it does, for the console.
-        run: Makes the outputs and returns figures for the report.
-        outputs: Files it makes.
-        settings: Keys of the configuration that it depends on.
-        needs: Stages whose outputs it reads.
-        inputs: Files from outside the run folder that it reads.
-    """
-
-    name: str
-    purpose: str
-    run: Callable[[Run, str], Figures]
-    outputs: Callable[[Run], list[Path]]
-    settings: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    inputs: Callable[[Run], list[Path]] = lambda run: []
 
 
 def fit(

@@ -21,6 +21,7 @@ ROOMS = [
     "evaluation",
     "report",
     "callbacks",
+    "run_folder",
     "stages",
     "pipeline",
     "commands",

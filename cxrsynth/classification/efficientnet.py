@@ -5,12 +5,12 @@ from monai.networks.nets import EfficientNetBN
 from monai.networks.nets.efficientnet import MBConvBlock
 from torch import Tensor, nn
 
+from cxrsynth.classification.compact import PRIOR_LOGIT
 from cxrsynth.errors import UserError
 
 NETWORKS = tuple(f"efficientnet-b{size}" for size in range(8))
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-PRIOR_LOGIT = -2.0  # findings are rare: start at 12 % (Lin et al. 2017, arXiv 1708.02002, section 4.1)
 
 
 class EfficientNet(nn.Module):
@@ -32,7 +32,7 @@ class EfficientNet(nn.Module):
     ) -> None:
         super().__init__()
         if name not in NETWORKS:
-            raise UserError(f"network is {name!r}; choose one of {', '.join(NETWORKS)}")
+            raise UserError(f"network is {name!r}; choose compact or one of {', '.join(NETWORKS)}")
         self.name = name
         norm = ("batch", {"eps": 1e-3, "momentum": batch_norm_momentum})
         self.net = EfficientNetBN(name, pretrained=False, in_channels=3, num_classes=num_findings, norm=norm)

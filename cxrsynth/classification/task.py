@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
 
+from cxrsynth.classification.compact import CompactNet
 from cxrsynth.classification.efficientnet import EfficientNet
 from cxrsynth.classification.metrics import FindingMetrics
 from cxrsynth.classification.pretrained import load_pretrained
@@ -31,7 +32,7 @@ class ClassificationTask(L.LightningModule):
 
     Args:
         findings: Names of the outputs, in the order of the targets.
-        network: "efficientnet-b0" to "efficientnet-b7".
+        network: "efficientnet-b0" to "efficientnet-b7", or "compact" for runs of minutes on a CPU.
         weights: Local pretrained file (see `load_pretrained`), or None to train from scratch.
         lr: Learning rate; the highest one under "one_cycle".
         schedule: "plateau" lowers the rate when the validation loss stalls (needs validation data); "one_cycle" rises
@@ -64,15 +65,22 @@ class ClassificationTask(L.LightningModule):
             raise UserError(f"schedule is {schedule!r}; choose plateau or one_cycle")
         self.save_hyperparameters()
         self.findings = list(findings)
-        self.net = EfficientNet(
-            network, len(findings), batch_norm_momentum=batch_norm_momentum, drop_connect=drop_connect
-        )
+        self.net: EfficientNet | CompactNet
+        if network == "compact":
+            if weights is not None:
+                raise UserError(f"weights is {weights!r}, but there are no published weights for network compact")
+            self.net = CompactNet(len(findings))
+        else:
+            self.net = EfficientNet(
+                network, len(findings), batch_norm_momentum=batch_norm_momentum, drop_connect=drop_connect
+            )
         self.val_metrics = FindingMetrics(len(findings))
         self.test_metrics = FindingMetrics(len(findings))
 
     def setup(self, stage: str) -> None:
         """Read the pretrained file when training starts, so that a checkpoint loads and resumes without it."""
         if stage == "fit" and self.hparams["weights"] is not None and self.trainer.ckpt_path is None:
+            assert isinstance(self.net, EfficientNet)
             load_pretrained(self.net, self.hparams["weights"])
 
     def forward(self, image: Tensor) -> Tensor:

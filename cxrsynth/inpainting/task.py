@@ -94,7 +94,7 @@ class InpaintingTask(L.LightningModule):
         examples = self._examples(batch, self.hparams["jitter"], None)
         condition = examples.condition.dropped(self.hparams["drop_all"], self.hparams["drop_each"])
         loss = self._loss(self.velocity, examples, condition, None)
-        self.log("train_loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -106,7 +106,7 @@ class InpaintingTask(L.LightningModule):
         generator = torch.Generator().manual_seed(batch_idx)
         examples = self._examples(batch, 0.0, generator)
         loss = self._loss(self.painter, examples, examples.condition, generator)
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(examples.image))
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(examples.image))
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Painted images of a batch with `image`, `region`, `findings [B, C]` and `seed` (list of int)."""

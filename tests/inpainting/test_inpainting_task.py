@@ -58,8 +58,8 @@ def test_average_follows_the_weights():
 
 def test_fit_logs_losses_and_moves_the_average(trained):
     task, _, metrics = trained
-    assert {"train_loss", "val_loss"} <= set(metrics)
-    assert torch.isfinite(metrics["val_loss"])
+    assert {"train/loss", "val/loss"} <= set(metrics)
+    assert torch.isfinite(metrics["val/loss"])
     assert int(task.average.updates) == 4
     pairs = zip(task.velocity.parameters(), task.average.module.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
@@ -71,7 +71,7 @@ def test_validation_loss_is_the_same_every_time(trained, tmp_path):
     losses = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        losses.append(trainer(tmp_path).validate(task, loader, verbose=False)[0]["val_loss"])
+        losses.append(trainer(tmp_path).validate(task, loader, verbose=False)[0]["val/loss"])
     assert losses[0] == losses[1]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from cxrsynth.errors import UserError
 from cxrsynth.files import write_bytes, write_text
 
 
-def simulate(index: int, seed: int, size: int = 128, healthy: float = 0.5, patients: int | None = None) -> Phantom:
+def simulate(
+    index: int,
+    seed: int,
+    size: int = 128,
+    healthy: float = 0.5,
+    patients: int | None = None,
+    severity: tuple[float, float] = (0.2, 1.0),
+) -> Phantom:
     """The film number `index` of the archive of this seed.
 
     Args:
@@ -25,6 +33,7 @@ def simulate(index: int, seed: int, size: int = 128, healthy: float = 0.5, patie
         size: Pixels along a side.
         healthy: Share of films without any finding.
         patients: Number of patients; films go round, so that film i shows patient `i % patients`. None: one film each.
+        severity: Least and largest severity of a finding, in (0, 1].
     """
     person = index % patients if patients else index
     draw = np.random.default_rng([seed, 11, index])
@@ -34,7 +43,7 @@ def simulate(index: int, seed: int, size: int = 128, healthy: float = 0.5, patie
         return render(patient, exposure, (), size)
     count = 1 + int(draw.random() < 0.25) + int(draw.random() < 0.05)
     names = sorted(draw.choice(len(FINDINGS), count, replace=False).tolist())
-    return render(patient, exposure, [(FINDINGS[k], float(draw.uniform(0.2, 1))) for k in names], size)
+    return render(patient, exposure, [(FINDINGS[k], float(draw.uniform(*severity))) for k in names], size)
 
 
 def write_phantom(
@@ -45,6 +54,7 @@ def write_phantom(
     healthy: float = 0.5,
     patients: int | None = None,
     bits: int = 8,
+    severity: tuple[float, float] = (0.2, 1.0),
 ) -> Path:
     """Write a simulated archive, or finish one that was cut off; a finished one is left as it is.
 
@@ -59,6 +69,7 @@ def write_phantom(
         healthy: Share of films with "No Finding".
         patients: Number of patients; None makes two thirds as many as films, so that some have two.
         bits: 8 or 16 bits a pixel.
+        severity: Least and largest severity of a finding, in (0, 1].
 
     Returns:
         Path of `metadata.csv`.
@@ -66,7 +77,7 @@ def write_phantom(
     Raises:
         UserError: An argument out of range, or a folder that holds another archive.
     """
-    _check(count, size, healthy, patients, bits)
+    _check(count, size, healthy, patients, bits, severity)
     out = Path(out)
     patients = patients or max(1, round(count * 2 / 3))
     recipe = json.dumps(
@@ -78,6 +89,7 @@ def write_phantom(
             "healthy": healthy,
             "patients": patients,
             "bits": bits,
+            "severity": list(severity),
         }
     )
     stamp = out / "phantom.json"
@@ -89,7 +101,7 @@ def write_phantom(
     write_text(stamp, recipe + "\n")
     rows, boxes, masks = [], [], []
     for index in range(count):
-        phantom = simulate(index, seed, size, healthy, patients)
+        phantom = simulate(index, seed, size, healthy, patients, severity)
         image_id = f"phantom_{seed}_{index:05d}"
         _write_png(out / "images" / f"{image_id}.png", phantom.image, bits)
         structures = {"lungs": phantom.anatomy.lungs[0].field + phantom.anatomy.lungs[1].field > 0.5}
@@ -119,7 +131,7 @@ def write_phantom(
     return write_text(metadata, pd.DataFrame(rows).to_csv(index=False))
 
 
-def _check(count: int, size: int, healthy: float, patients: int | None, bits: int) -> None:
+def _check(count: int, size: int, healthy: float, patients: int | None, bits: int, severity: Sequence[float]) -> None:
     if count < 1:
         raise UserError(f"count is {count} but must be at least 1; ask for one film or more")
     if not 64 <= size <= 1024:
@@ -130,6 +142,8 @@ def _check(count: int, size: int, healthy: float, patients: int | None, bits: in
         raise UserError(f"patients is {patients} but must lie in 1 to {count} (count); every patient needs a film")
     if bits not in (8, 16):
         raise UserError(f"bits is {bits} but must be 8 or 16; choose one of these")
+    if not 0 < severity[0] <= severity[1] <= 1:
+        raise UserError(f"severity is {list(severity)} but must be a least and a largest value in (0, 1]")
 
 
 def _write_png(path: Path, image: np.ndarray, bits: int) -> None:

@@ -1,0 +1,133 @@
+"""`cxrsynth run` from an empty folder to the page, at the smallest size at which every stage still does its work."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from cxrsynth.cli import main
+from cxrsynth.files import sha256_file
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = [
+    *("archive", "split", "encoder", "attention", "localisation", "inpainting", "plan"),
+    *("synthesis", "classification", "classification_synthetic", "effects", "report"),
+]
+
+
+def tiny(folder: Path) -> str:
+    """quickstart.yaml with an archive and trainings a hundred times shorter."""
+    config = yaml.safe_load((ROOT / "lightning_configs" / "quickstart.yaml").read_text())
+    config["run"] = str(folder / "run")
+    config["phantom"] |= {"count": 90, "size": 64}
+    config["encoder"]["model"] |= {"image_size": 64, "local_size": 32, "prototypes": 16}
+    config["attention"]["model"] |= {"image_size": 64}
+    config["inpainting"]["model"] |= {"size": 32, "channels": [16, 32, 32]}
+    for section in ("encoder", "attention", "inpainting", "classification"):
+        config[section]["data"] |= {"size": 64, "batch_size": 8}
+        config[section]["trainer"] = {"max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    config["plan"] = {"count": 6, "group_size": 4}
+    config["synthesis"]["model"] |= {"steps": 2, "min_ncc": -1.0, "smallest": 0.0, "largest": 1.0}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    main(["run", "--config", tiny(folder)])
+    return folder / "run"
+
+
+def test_the_run_folder_holds_what_the_design_says(run):
+    names = ["config.yaml", "splits.csv", "plan.csv", "provenance.jsonl", "refused.csv", "report.html", "report.json"]
+    assert all((run / name).is_file() for name in names)
+    checkpoints = {path.stem for path in (run / "checkpoints").iterdir()}
+    assert checkpoints == {"encoder", "attention", "inpainting", "classification", "classification_synthetic"}
+    assert {path.stem for path in (run / "stages").glob("*.json")} == set(STAGES)
+
+
+def test_every_planned_image_is_there_and_exact_outside_its_region(run):
+    records = [json.loads(line) for line in (run / "provenance.jsonl").read_text().splitlines()]
+    assert len(records) == 6
+    for record in records:
+        source = np.array(Image.open(run / "phantom" / record["source_path"]))
+        image, region = (np.array(Image.open(run / record[name])) for name in ("image", "region"))
+        assert (image[region == 0] == source[region == 0]).all()
+
+
+def test_no_synthetic_image_and_no_source_leaves_the_training_patients(run):
+    splits = pd.read_csv(run / "splits.csv").set_index("image_id")["split"]
+    plan = pd.read_csv(run / "plan.csv")
+    assert set(splits[plan["source_id"]]) | set(splits[plan["exemplar_id"]]) == {"train"}
+    for arm in ("real", "synthetic"):
+        assert set(splits[pd.read_csv(run / "study" / f"predictions_{arm}.csv")["image_id"]]) == {"test"}
+
+
+def test_both_classifiers_take_the_same_number_of_steps(run):
+    steps = [json.loads((run / "stages" / f"{name}.json").read_text())["figures"]["steps"] for name in STAGES[8:10]]
+    assert steps == [4, 4]
+
+
+def test_a_second_run_skips_every_stage_and_changes_nothing(run, capsys):
+    files = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "config.yaml"}
+    main(["run", "--config", str(run.parent / "tiny.yaml")])
+    assert capsys.readouterr().out.count("done before") == len(STAGES)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_a_lost_image_is_made_again_to_the_same_bytes(run, tmp_path, capsys):
+    image = sorted((run / "images").glob("*.png"))[2]
+    before = sha256_file(image)
+    image.unlink()
+    main(["run", "--config", str(run.parent / "tiny.yaml")])
+    assert sha256_file(image) == before
+    assert capsys.readouterr().out.count("done before") >= 10
+
+
+def test_the_predict_command_makes_the_same_images(run, tmp_path, monkeypatch):
+    out = tmp_path / "again"
+    config = yaml.safe_load((ROOT / "lightning_configs" / "synthesize.yaml").read_text())
+    settings = {"steps": 2, "min_ncc": -1.0, "smallest": 0.0, "largest": 1.0}
+    paths = {name: str(run / "checkpoints" / f"{name}.ckpt") for name in ("attention", "inpainting")}
+    record = json.loads((run / "provenance.jsonl").read_text().splitlines()[0])
+    config["model"]["init_args"] |= {**settings, **paths, "solver": record["solver"], "guidance": record["guidance"]}
+    config["data"]["init_args"] |= {
+        "plan": str(run / "plan.csv"),
+        "manifest": str(run / "phantom" / "metadata.csv"),
+        "out": str(out),
+    }
+    config["trainer"]["callbacks"][0]["init_args"]["out"] = str(out)
+    config["trainer"] |= {"accelerator": "cpu", "enable_progress_bar": False}
+    (tmp_path / "synthesize.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    main(["predict", "--config", str(tmp_path / "synthesize.yaml")])
+    made = {path.name: sha256_file(path) for path in (out / "images").iterdir()}
+    assert made == {path.name: sha256_file(path) for path in (run / "images").iterdir()}
+
+
+def test_a_training_that_was_cut_off_goes_on_from_its_last_checkpoint(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    config = yaml.safe_load((run.parent / "tiny.yaml").read_text())
+    config["run"] = str(tmp_path / "run")
+    config["classification"]["trainer"]["max_steps"] = 6
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump(config))
+    # as a kill leaves it: the stage has begun with this configuration, four of six steps are saved, no record
+    from cxrsynth.pipeline import _fingerprint
+    from cxrsynth.run_folder import Run
+    from cxrsynth.stages import STAGES as stages
+
+    config["manifest"] = str(tmp_path / "run" / "phantom" / "metadata.csv")
+    state = Run(tmp_path / "run", {**config, "views": None, "sites": None, "fractions": None})
+    stage = next(stage for stage in stages if stage.name == "classification")
+    (tmp_path / "run" / "stages" / "classification.started").write_text(_fingerprint(state, stage))
+    main(["run", "--config", str(tmp_path / "longer.yaml")])
+    logged = pd.read_csv(tmp_path / "run" / "logs" / "classification" / "metrics.csv")
+    assert logged["step"].max() >= 4
+    assert len(list((tmp_path / "run" / "logs" / "classification").glob("version_*"))) == 2
