@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import resource
+import shlex
+import sys
 import time
 import warnings
 from pathlib import Path

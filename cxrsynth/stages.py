@@ -203,9 +203,8 @@ def _classify(run: Run, fingerprint: str, name: str, data: dict[str, Any], arm: 
 
 def _effects(run: Run, fingerprint: str) -> Figures:
     """Scores of each result and its source by judges that never saw a synthetic image."""
-    rows = score_effects(
-        run.folder, run.manifest(), run.checkpoint("classification"), run.config["classification"]["data"]
-    )
+    size = run.config["classification"]["data"]["size"]
+    rows = score_effects(run.folder, run.manifest(), run.checkpoint("classification"), size)
     write_text(run.folder / "study" / "effects.csv", rows.to_csv(index=False, lineterminator="\n"))
     return {"scores": len(rows)}
 
