@@ -63,6 +63,26 @@ void weighted_sum_of(const T* const* rows, const T* taps, int n, T* __restrict__
   }
 }
 
+template <class T, int RADIUS>
+void weighted_sums_of(const T* const* rows, const T* taps, int n, T* __restrict__ out, T* __restrict__ next) {
+  const T* row[2 * RADIUS + 2];
+  T tap[RADIUS + 1];
+  for (int j = 0; j <= 2 * RADIUS + 1; ++j) row[j] = rows[j];
+  for (int j = 0; j <= RADIUS; ++j) tap[j] = taps[j];
+#pragma omp simd
+  for (int x = 0; x < n; ++x) {
+    T value[2 * RADIUS + 2];
+    for (int j = 0; j <= 2 * RADIUS + 1; ++j) value[j] = row[j][x];
+    T sum = tap[0] * value[RADIUS], sum_next = tap[0] * value[RADIUS + 1];
+    for (int j = 1; j <= RADIUS; ++j) {
+      sum += tap[j] * (value[RADIUS - j] + value[RADIUS + j]);
+      sum_next += tap[j] * (value[RADIUS + 1 - j] + value[RADIUS + 1 + j]);
+    }
+    out[x] = sum;
+    next[x] = sum_next;
+  }
+}
+
 template <class T> void weighted_sum(const T* const* rows, const T* taps, int radius, int n, T* out) {
   switch (radius) {  // the usual radii are unrolled
     case 1: return weighted_sum_of<T, 1>(rows, taps, n, out);
@@ -83,12 +103,25 @@ template <class T> void weighted_sum(const T* const* rows, const T* taps, int ra
   }
 }
 
+template <class T> void weighted_sums(const T* const* rows, const T* taps, int radius, int n, T* out, T* next) {
+  switch (radius) {
+    case 1: return weighted_sums_of<T, 1>(rows, taps, n, out, next);
+    case 2: return weighted_sums_of<T, 2>(rows, taps, n, out, next);
+    case 3: return weighted_sums_of<T, 3>(rows, taps, n, out, next);
+    case 4: return weighted_sums_of<T, 4>(rows, taps, n, out, next);
+    case 5: return weighted_sums_of<T, 5>(rows, taps, n, out, next);
+  }
+  weighted_sum(rows, taps, radius, n, out);
+  weighted_sum(rows + 1, taps, radius, n, next);
+}
+
 template <class T> constexpr RowKernels<T> table() {
   return {warp_row<T>,
           {{force_row<T, two_force, false>, force_row<T, two_force, true>},
            {force_row<T, esm, false>, force_row<T, esm, true>},
            {force_row<T, thirion, false>, force_row<T, thirion, true>}},
-          weighted_sum<T>};
+          weighted_sum<T>,
+          weighted_sums<T>};
 }
 
 }  // namespace

@@ -6,14 +6,12 @@
 namespace cxr {
 
 template <class T> struct WarpRow {
-  const T* image;          // [channels, height, width]
+  const T* image;          // [height, width]
   int height, width;
   const T *ux, *uy;        // displacement of this row
   int y;
   T* out;
   bool itk;                // NaN where the sample lies outside
-  int channels = 1;
-  long image_plane = 0, out_plane = 0;  // from one channel to the next
 };
 
 template <class T> struct ForceRow {
@@ -36,6 +34,8 @@ template <class T> struct RowKernels {
   Sums (*force[3][2])(const ForceRow<T>&);  // [force][itk]
   // out[x] = taps[0] rows[radius][x] + sum_j taps[j] (rows[radius - j][x] + rows[radius + j][x])
   void (*weighted_sum)(const T* const* rows, const T* taps, int radius, int n, T* out);
+  // The same of rows[0 .. 2 radius] into out and of rows[1 .. 2 radius + 1] into next: two sums that share their loads.
+  void (*weighted_sums)(const T* const* rows, const T* taps, int radius, int n, T* out, T* next);
 };
 
 // The kernels in use: the best of this machine, or the path chosen by set_path.

@@ -14,7 +14,7 @@ def smoothing_taps(sigma: float, kernel: str) -> list[float]:
 
     Args:
         sigma: Standard deviation in pixels, at most MAX_SIGMA; 0 = no smoothing.
-        kernel: "gaussian": exp(-x^2 / 2 sigma^2) up to 3 sigma. "itk": exp(-sigma^2) I_n(sigma^2), cut where less than
+        kernel: "gaussian": exp(-x^2 / 2 sigma^2) up to 2.5 sigma. "itk": exp(-sigma^2) I_n(sigma^2), cut where less than
             0.1 of the mass is left (ITK's GaussianOperator with its default maximum error for displacement fields).
 
     Returns:
@@ -23,7 +23,7 @@ def smoothing_taps(sigma: float, kernel: str) -> list[float]:
     if sigma == 0:
         return []
     if kernel == "gaussian":
-        x = np.arange(max(round(3 * sigma), 1) + 1)
+        x = np.arange(max(round(2.5 * sigma), 1) + 1)
         weights = np.exp(-0.5 * (x / sigma) ** 2)
     else:
         weights = ive(np.arange(MAX_RADIUS + 1), sigma**2)

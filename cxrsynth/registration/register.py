@@ -62,7 +62,7 @@ def register(
         sigma_diffusion: Gaussian that smooths the field after each iteration, in pixels of the level; 0 = none.
         sigma_fluid: Gaussian that smooths each update; 0 = none.
         update: "additive" (u + du) or "diffeomorphic" (u composed with exp(du)).
-        kernel: "gaussian" (cut at 3 sigma, borders repeated) or "itk" (ITK's kernel, gradients, borders and order of
+        kernel: "gaussian" (cut at 2.5 sigma, borders repeated) or "itk" (ITK's kernel, gradients, borders and order of
             smoothing, to compare with SimpleITK).
         mask: `[B, 1, H, W]` in 0/1: only these pixels of `fixed` pull, and only these count in `mse` and `rms_update`.
         initial_field: `[B, 2, H, W]` in pixels to start from.
