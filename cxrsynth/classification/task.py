@@ -6,25 +6,12 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.nn import functional
 
 from cxrsynth.classification.compact import CompactNet
 from cxrsynth.classification.efficientnet import EfficientNet
-from cxrsynth.classification.metrics import FindingMetrics
 from cxrsynth.classification.pretrained import load_pretrained
+from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy
 from cxrsynth.errors import UserError
-
-
-def masked_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the known targets, 0 when none is known.
-
-    Args:
-        logits: `[B, C]`.
-        target: `[B, C]`, 1 present, 0 absent, NaN unknown.
-    """
-    known = ~target.isnan()
-    losses = functional.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 class ClassificationTask(L.LightningModule):
@@ -90,7 +77,7 @@ class ClassificationTask(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Loss of a batch, which the datamodule has augmented."""
         logits = self(batch["image"])
-        loss = masked_bce(logits, batch["target"])
+        loss = binary_cross_entropy(logits, batch["target"])
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))
         return loss
 
@@ -127,9 +114,9 @@ class ClassificationTask(L.LightningModule):
 
     def _evaluate(self, split: str, metrics: FindingMetrics, batch: dict[str, Any]) -> None:
         logits = self(batch["image"])
-        loss = masked_bce(logits, batch["target"])
+        loss = binary_cross_entropy(logits, batch["target"])
         self.log(f"{split}/loss", loss, prog_bar=True, batch_size=len(logits), sync_dist=True)
-        metrics.update(logits.sigmoid(), batch["target"])
+        metrics.update(logits, batch["target"])
 
     def _log_metrics(self, split: str, metrics: FindingMetrics) -> None:
         values = metrics.compute()

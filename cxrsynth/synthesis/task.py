@@ -59,6 +59,7 @@ class SynthesisTask(L.LightningModule):
         steps: Its steps.
         guidance: Weight w of classifier-free guidance.
         mass: Share of the map's mass that the region holds.
+        min_component: Parts of the region below this share of its largest part are dropped.
         dilate: Pixels by which the region grows, on the attention task's square.
         smallest: Regions below this share of the image are refused.
         largest: Regions above this share of the image are refused.
@@ -73,6 +74,7 @@ class SynthesisTask(L.LightningModule):
         steps: int = 12,
         guidance: float = 2.0,
         mass: float = 0.5,
+        min_component: float = 0.5,
         dilate: int = 2,
         smallest: float = 0.002,
         largest: float = 0.4,
@@ -103,7 +105,8 @@ class SynthesisTask(L.LightningModule):
         rows = group.rows
         carried = self._transport(group)
         maps = carried.map[: len(rows)].cpu()
-        squares = region_from_map(carried.map, mass=self.hparams["mass"], dilate=self.hparams["dilate"]).cpu()
+        shape = {name: self.hparams[name] for name in ("mass", "min_component", "dilate")}
+        squares = region_from_map(carried.map, **shape).cpu()
         reasons = [self._refusal(group, squares[i], carried, i) for i in range(len(rows))]
 
         shapes = [(1, 1) if stored is None else stored.display().shape for stored in group.sources]

@@ -6,8 +6,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.utils.data import DataLoader
 
 from cxrsynth.classification import EfficientNet
-from cxrsynth.classification.metrics import FindingMetrics
-from cxrsynth.classification.task import ClassificationTask, masked_bce
+from cxrsynth.classification.compact import CompactNet
+from cxrsynth.classification.task import ClassificationTask
+from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy
 from cxrsynth.errors import UserError
 
 QUIET = {
@@ -34,17 +35,17 @@ def bright_corner(count: int, seed: int) -> DataLoader:
     return DataLoader(rows, batch_size=16, shuffle=seed == 0)
 
 
-def test_masked_bce_is_the_mean_over_known_targets():
+def test_the_loss_is_the_mean_over_known_targets():
     logits, target = torch.tensor([[0.3, -1.0], [2.0, 0.5]]), torch.tensor([[1.0, torch.nan], [0.0, 1.0]])
     probability = 1 / (1 + np.exp(-np.array([0.3, 2.0, 0.5])))
     expected = -np.mean([np.log(probability[0]), np.log(1 - probability[1]), np.log(probability[2])])
-    assert masked_bce(logits, target).item() == pytest.approx(expected, rel=1e-6)
-    assert masked_bce(logits, torch.full((2, 2), torch.nan)).item() == 0.0
+    assert binary_cross_entropy(logits, target).item() == pytest.approx(expected, rel=1e-6)
+    assert binary_cross_entropy(logits, torch.full((2, 2), torch.nan)).item() == 0.0
 
 
 def test_unknown_targets_send_no_gradient():
     logits = torch.zeros(1, 2, requires_grad=True)
-    masked_bce(logits, torch.tensor([[1.0, torch.nan]])).backward()
+    binary_cross_entropy(logits, torch.tensor([[1.0, torch.nan]])).backward()
     assert logits.grad is not None
     assert logits.grad.tolist() == [[-0.5, 0.0]]
 
@@ -57,7 +58,7 @@ def test_metrics_agree_with_sklearn_and_know_absent_classes():
     target[:, 2] = 0
     metrics = FindingMetrics(3)
     for part in (slice(0, 25), slice(25, 60)):
-        metrics.update(torch.tensor(scores[part]), torch.tensor(target[part]))
+        metrics.update(torch.logit(torch.tensor(scores[part])), torch.tensor(target[part]))
     values = metrics.compute()
     for index, known in ((0, slice(None)), (1, slice(20, None))):
         truth, score = target[known, index], scores[known, index]
@@ -105,3 +106,27 @@ def test_arguments_are_checked():
         ClassificationTask([])
     with pytest.raises(UserError, match="plateau or one_cycle"):
         ClassificationTask(["a"], "efficientnet-b0", schedule="cosine")
+
+
+def test_compact_net_learns_where_a_bright_spot_is_and_takes_any_size():
+    net = CompactNet(2)
+    optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(40):
+        image = torch.rand(16, 1, 32, 32, generator=generator) * 0.3
+        target = torch.rand(16, 2, generator=generator).round()
+        image[target[:, 0] == 1, :, 8:12, 4:8] += 0.6
+        image[target[:, 1] == 1, :, 8:12, 20:24] -= 0.3
+        loss = binary_cross_entropy(net(image), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert net.eval()(torch.rand(3, 1, 47, 80)).shape == (3, 2)
+
+
+def test_compact_net_has_no_published_weights():
+    with pytest.raises(UserError, match="weights"):
+        ClassificationTask(["Mass"], "compact", weights="file.pth")
