@@ -11,7 +11,7 @@ demo: $(VENV)/installed  ## paint diseases into a phantom archive; ends with run
 	@echo "the page: runs/demo/report.html"
 
 test: $(VENV)/installed  ## run every test that this machine can run; the summary names what was skipped and why
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
