@@ -1,0 +1,96 @@
+"""Every YAML: the tasks' are trained for a step, the pipelines' are checked argument by argument."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+
+from cxrsynth.attention.task import GLoRITask
+from cxrsynth.classification.task import ClassificationTask
+from cxrsynth.cli import main
+from cxrsynth.data import CXRDataModule, Manifest
+from cxrsynth.data.phantom import write_phantom
+from cxrsynth.encoder.task import DINOTask
+from cxrsynth.inpainting.task import InpaintingTask
+from cxrsynth.synthesis.task import SynthesisTask
+
+CONFIGS = Path(__file__).resolve().parents[1] / "lightning_configs"
+PIPELINES = ("quickstart", "real", "paper")
+TASKS = {
+    "encoder": DINOTask,
+    "attention": GLoRITask,
+    "inpainting": InpaintingTask,
+    "classification": ClassificationTask,
+}
+SMALL_VIT = {"patch_size": 16, "dim": 32, "depth": 2, "num_heads": 2}
+OVERRIDES = {
+    "encoder": {**SMALL_VIT, "image_size": 64, "local_size": 32, "prototypes": 16, "head_hidden": 16, "bottleneck": 8},
+    "attention": {"encoder": None, "architecture": {**SMALL_VIT, "image_size": 64}, "image_size": 64, "blocks": 2},
+    "inpainting": {"size": 32, "channels": [16, 32, 32]},
+    "classification": {"network": "compact"},
+}
+
+
+def test_every_yaml_is_known_here():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *TASKS, "synthesize"}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    write_phantom(folder, count=40, size=64)
+    return folder / "metadata.csv"
+
+
+@pytest.fixture(scope="module")
+def maps(archive, tmp_path_factory) -> Path:
+    """Attention maps of an untrained task."""
+    from cxrsynth.attention.maps import collect_maps
+
+    config = yaml.safe_load((CONFIGS / "attention.yaml").read_text())["model"]["init_args"]
+    task = GLoRITask(**{**config, **OVERRIDES["attention"]}).eval()
+    out = tmp_path_factory.mktemp("maps") / "maps.npz"
+    collect_maps(task, CXRDataModule(str(archive), size=64, findings=task.findings), out)
+    return out
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_trains_from_its_yaml(name, archive, maps, tmp_path, monkeypatch):
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config["model"]["init_args"] |= OVERRIDES[name]
+    config["data"]["init_args"] |= {"manifest": str(archive), "size": 64, "batch_size": 4, "num_workers": 0}
+    if "maps" in config["data"]["init_args"]:
+        config["data"]["init_args"]["maps"] = str(maps)
+    config["trainer"] |= {"max_steps": 1, "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--config", "config.yaml"])
+    assert list(tmp_path.rglob("*.ckpt"))
+    assert list(tmp_path.rglob("fit.yaml"))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_arguments_of_a_pipeline_are_those_of_its_tasks(name):
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    sections = {**TASKS, "synthesis": SynthesisTask}
+    filled = {"attention": {"encoder": "x"}, "synthesis": {"attention": "x", "inpainting": "x"}}
+    for section, task in sections.items():
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(task, "model")
+        model = {**config[section]["model"], **filled.get(section, {})}
+        if section not in ("encoder", "synthesis"):
+            model["findings"] = config["findings"]
+        parser.parse_object({"model": model})
+        if section in TASKS:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(CXRDataModule, "data")
+            parser.parse_object({"data": {"manifest": "x", **config[section]["data"]}})
+
+
+def test_the_findings_of_the_real_pipeline_are_the_real_archives(shared):
+    config = yaml.safe_load((CONFIGS / "real.yaml").read_text())
+    manifest = Manifest.load(shared / "cxr" / "metadata.csv").select(views=config["views"], sites=config["sites"])
+    targets = manifest.targets(config["findings"])
+    assert (targets.nansum(0) >= 30).all()
+    assert len(config["findings"]) >= 3
