@@ -3,7 +3,7 @@
 
 #include <cfloat>
 
-#if defined(__CUDACC__) || defined(CXR_CUDA_SHIM)
+#ifdef __CUDACC__
 #define CXR_HD __host__ __device__ __forceinline__
 #else
 #define CXR_HD inline __attribute__((always_inline))

@@ -19,8 +19,12 @@
 
 namespace cxr {
 
-// The pixel of a thread in a grid of 32 x 8 blocks; z is the plane.
+// One thread a pixel; z is the plane.
+#ifdef CXR_CUDA_SHIM
+constexpr int block_x = 8, block_y = 4;  // real threads are dear
+#else
 constexpr int block_x = 32, block_y = 8;
+#endif
 
 inline dim3 pixel_block() { return dim3(block_x, block_y); }
 inline dim3 pixel_grid(int height, int width, int planes) {

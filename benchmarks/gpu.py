@@ -1,0 +1,96 @@
+"""Demons and warp on the GPU: time of an iteration and of a warp against the floor of memory, and against torch.
+
+python benchmarks/gpu.py           the table
+python benchmarks/gpu.py --check   small cases of every kernel, for compute-sanitizer
+"""
+
+import argparse
+import itertools
+
+import torch
+import torch.nn.functional as F
+
+from cxrsynth.ops import demons, demons_reference, warp
+from cxrsynth.registration import to_grid_sample
+
+
+def images(batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    moving = F.interpolate(torch.rand(batch, 1, 24, 24, device="cuda"), (size, size), mode="bicubic")
+    field = F.interpolate(torch.randn(batch, 2, 5, 5, device="cuda"), (size, size), mode="bicubic") * 3
+    return moving, warp(moving, field), field
+
+
+def milliseconds(function, repeats: int = 20) -> float:
+    """Median of single calls, by CUDA events."""
+    for _ in range(3):
+        function()
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return sorted(times)[len(times) // 2]
+
+
+def check() -> None:
+    moving, fixed, field = images(2, 45)
+    moving.requires_grad_(), field.requires_grad_()
+    for mode in ("bilinear", "nearest"):
+        torch.autograd.grad(warp(moving, field, mode).sum(), (moving, field))
+    moving = moving.detach()
+    options = itertools.product(
+        ("two_force", "esm", "thirion"), ("additive", "diffeomorphic"), ("gaussian", "itk"), (0.0, 1.0)
+    )
+    for force, update, kernel, fluid in options:
+        demons(
+            moving, fixed, iterations=(1, 1), shrink=(2, 1), force=force, update=update, kernel=kernel,
+            sigma_fluid=fluid, mask=torch.ones_like(fixed), tol=1e-6,
+        )  # fmt: skip
+    torch.cuda.synchronize()
+    print("every kernel ran")
+
+
+def table() -> None:
+    print(torch.cuda.get_device_name(), "torch", torch.__version__)
+    print(f"{'demons, esm, sigma 1':28s} {'ns/px/it':>10s} {'GB/s of 24 B/px':>16s} {'torch eager':>12s} {'ratio':>7s}")
+    for batch, size in ((1, 256), (1, 512), (1, 1024), (8, 512), (64, 1024), (4, 2048)):
+        moving, fixed, _ = images(batch, size)
+        options = {"shrink": (1,), "force": "esm", "sigma_diffusion": 1.0}
+
+        def run(function, count, moving=moving, fixed=fixed, options=options):
+            return milliseconds(lambda: function(moving, fixed, iterations=(count,), **options), 7)
+
+        ours = (run(demons, 40) - run(demons, 10)) / 30
+        eager = (run(demons_reference, 6) - run(demons_reference, 2)) / 4
+        pixels = batch * size * size
+        print(
+            f"{batch:3d} x {size:4d} x {size:4d}            {ours * 1e6 / pixels:10.4f} {24e-6 * pixels / ours:16.0f} "
+            f"{eager * 1e6 / pixels:12.3f} {eager / ours:7.1f}"
+        )
+    print(f"{'register 30/20/5, sigma 2':28s} {'ms':>10s}")
+    for batch, size in ((1, 512), (64, 512)):
+        moving, fixed, _ = images(batch, size)
+        print(
+            f"{batch:3d} x {size:4d} x {size:4d}            "
+            f"{milliseconds(lambda m=moving, f=fixed: demons(m, f)):10.2f}"
+        )
+    print(f"{'warp':28s} {'ns/px':>10s} {'grid_sample':>12s} {'ratio':>7s}")
+    for batch, channels, size in ((1, 1, 1024), (64, 1, 1024), (16, 3, 1024)):
+        moving, _, field = images(batch, size)
+        image = moving.repeat(1, channels, 1, 1)
+        grid = to_grid_sample(field)
+        ours = milliseconds(lambda i=image, f=field: warp(i, f))
+        theirs = milliseconds(lambda i=image, g=grid: F.grid_sample(i, g, padding_mode="border", align_corners=False))
+        pixels = batch * size * size
+        name = f"{batch:3d} x {channels} x {size} x {size}"
+        print(f"{name:28s} {ours * 1e6 / pixels:10.4f} {theirs * 1e6 / pixels:12.4f} {theirs / ours:7.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check() if parser.parse_args().check else table()

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Builds with CUDA, tests, checks with compute-sanitizer and measures on the GPU of this machine. Ends with a short table.
+#   OUT=folder benchmarks/gpu.sh        figures go there (default: benchmarks/results)
+set -u
+cd "$(dirname "$0")/.."
+OUT=${OUT:-benchmarks/results}
+PYTHON=${PYTHON:-python3}
+mkdir -p "$OUT"
+export CXRSYNTH_CUDA=on CXRSYNTH_CUDA_ARCHS="${CXRSYNTH_CUDA_ARCHS:-native}" PYTHONPATH="$PWD"
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+echo "== build"
+if ! $PYTHON setup.py -q build_ext --inplace > "$OUT/gpu_build.txt" 2>&1; then
+  tail -30 "$OUT/gpu_build.txt"
+  exit 1
+fi
+$PYTHON -c "import cxrsynth.ops as o; print(o.build_info())" || exit 1
+
+echo "== tests"
+$PYTHON -m pytest -q -m cuda -p no:cacheprovider tests/ops tests/registration 2>&1 | tee "$OUT/gpu_tests.txt" | tail -8
+
+echo "== compute-sanitizer"
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck; do
+    timeout 120 compute-sanitizer --tool $tool --error-exitcode 9 $PYTHON benchmarks/gpu.py --check \
+      > "$OUT/gpu_$tool.txt" 2>&1
+    echo "$tool: exit $?, $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$OUT/gpu_$tool.txt" | tail -1)"
+  done
+else
+  echo "compute-sanitizer is not here"
+fi
+
+echo "== figures"
+$PYTHON benchmarks/gpu.py 2>&1 | tee "$OUT/gpu.txt"
