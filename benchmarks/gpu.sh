@@ -6,14 +6,19 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-benchmarks/results}
 PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
-export CXRSYNTH_CUDA=on CXRSYNTH_CUDA_ARCHS="${CXRSYNTH_CUDA_ARCHS:-native}" PYTHONPATH="$PWD"
+export PYTHONPATH="$PWD"
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 echo "== build"
-if ! $PYTHON setup.py -q build_ext --inplace > "$OUT/gpu_build.txt" 2>&1; then
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+if ! { cmake -S . -B "$build" -DCXRSYNTH_CUDA=on -DCXRSYNTH_CUDA_ARCHS="${CXRSYNTH_CUDA_ARCHS:-native}" \
+  -DPython_EXECUTABLE="$(command -v $PYTHON)" -Dpybind11_DIR="$($PYTHON -m pybind11 --cmakedir)" &&
+  cmake --build "$build" --parallel; } > "$OUT/gpu_build.txt" 2>&1; then
   tail -30 "$OUT/gpu_build.txt"
   exit 1
 fi
+cp "$build"/_kernels*.so cxrsynth/ops/
 $PYTHON -c "import cxrsynth.ops as o; print(o.build_info())" || exit 1
 
 echo "== tests"
