@@ -1,10 +1,12 @@
 """Attention as an image: where the head looks for a finding."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,6 +36,42 @@ def patch_maps(attention: Tensor, grid: tuple[int, int]) -> Tensor:
         `[B, C, rows, columns]`; each map sums to 1.
     """
     return attention.mean(1).unflatten(-1, grid)
+
+
+def averaged_maps(
+    maps_of: Callable[[Tensor], Tensor], image: Tensor, patch_size: int, views: int = 1, smooth: float = 0.0
+) -> Tensor:
+    """Maps averaged over shifts of the image by parts of a patch, then smoothed.
+
+    What a patch's border happens to cut through moves a map by a patch or more; averaging over shifts evens that out
+    and makes the map finer.
+
+    Args:
+        maps_of: Gives maps `[B, C, h, w]` of images.
+        image: `[B, 1, H, W]`.
+        patch_size: Side of a patch in pixels; a multiple of `views`.
+        views: Shifts along each axis, `views ** 2` in all; 1 is the plain map.
+        smooth: Standard deviation of a Gaussian, in patches; 0 is none.
+
+    Returns:
+        `[B, C, views * h, views * w]`; each map sums to 1.
+    """
+    step = patch_size // views
+    total: Tensor | float = 0.0
+    for down in range(views):
+        for right in range(views):
+            edges = (0, right * step, 0, down * step)
+            moved = F.pad(image, edges, mode="replicate")[..., down * step :, right * step :]
+            maps = maps_of(moved)
+            fine = F.interpolate(maps, scale_factor=views, mode="bilinear") if views > 1 else maps
+            back = F.pad(fine, (right, 0, down, 0), mode="replicate")
+            total = total + back[..., : fine.shape[-2], : fine.shape[-1]]
+    assert isinstance(total, Tensor)
+    if smooth:
+        sigma = smooth * views
+        size = 2 * round(3 * sigma) + 1
+        total = gaussian_blur2d(total, (size, size), (sigma, sigma), border_type="replicate")
+    return total / total.sum((-2, -1), keepdim=True)
 
 
 def finding_map(maps: Tensor, size: tuple[int, int], gamma: float = 0.5) -> Tensor:

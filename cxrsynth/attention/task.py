@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cxrsynth.attention.cache import FeatureCache
 from cxrsynth.attention.glori import GLoRI
 from cxrsynth.attention.losses import LOSSES
-from cxrsynth.attention.maps import patch_maps
+from cxrsynth.attention.maps import averaged_maps, patch_maps
 from cxrsynth.data.targets import FindingMetrics
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
 from cxrsynth.encoder.lora import ALPHA, add_lora
@@ -50,6 +50,8 @@ class GLoRITask(L.LightningModule):
         weight_decay: Decoupled, on matrices only.
         warmup: Share of the steps in which the learning rates rise.
         loss: "bce" or "asymmetric"; unknown targets are left out of both.
+        map_views: Shifts of the image along each axis whose maps are averaged (see `averaged_maps`); 1 as published.
+        map_smooth: Standard deviation in patches of the Gaussian that smooths maps; 0 as published.
         cache: Folder in which a frozen encoder's features are kept (see `FeatureCache`); the images must not vary.
         cache_gib: Features that need more than this are computed anew each time instead, with a warning.
 
@@ -78,6 +80,8 @@ class GLoRITask(L.LightningModule):
         weight_decay: float = 0.01,
         warmup: float = 0.1,
         loss: str = "bce",
+        map_views: int = 1,
+        map_smooth: float = 0.0,
         cache: str | None = None,
         cache_gib: float = 50.0,
     ):
@@ -95,12 +99,16 @@ class GLoRITask(L.LightningModule):
             raise UserError(f"loss is {loss!r}; choose one of {', '.join(LOSSES)}")
         if finetune != "none" and len(rates) > 1:
             raise UserError(f"learning_rates has {len(rates)} values; with a trained encoder give one")
+        if map_views < 1 or map_smooth < 0:
+            raise UserError(f"map_views is {map_views} and map_smooth {map_smooth}; give at least 1 and 0")
         if cache is not None and finetune != "none":
             raise UserError(f"cache is given, but finetune={finetune} changes the features; leave one of them out")
         self.save_hyperparameters()
         self.findings = list(findings)
         self.encoder = load_encoder(encoder) if encoder is not None else ViT(**(architecture or {}))  # type: ignore[arg-type]
         self.encoder.grid(image_size, image_size)
+        if self.encoder.patch_size % map_views:
+            raise UserError(f"map_views is {map_views}; it must divide the patch size {self.encoder.patch_size}")
         # from here on the checkpoint alone is enough: it must load where the encoder's file is gone
         self.hparams.update(encoder=None, architecture=dict(self.encoder.config), learning_rates=rates)
         self.encoder.requires_grad_(finetune == "full").train(finetune == "full")
@@ -143,7 +151,12 @@ class GLoRITask(L.LightningModule):
     def maps(self, image: Tensor) -> Tensor:
         """Attention `[B, C, h, w]` of images `[B, 1, S, S]`: mean over heads, each map sums to 1; as in eval mode."""
         with self._evaluating():
-            attention = self.head.attention(self.encoder(image, self.hparams["blocks"]))
+            return averaged_maps(
+                self._plain_maps, image, self.encoder.patch_size, self.hparams["map_views"], self.hparams["map_smooth"]
+            )
+
+    def _plain_maps(self, image: Tensor) -> Tensor:
+        attention = self.head.attention(self.encoder(image, self.hparams["blocks"]))
         return patch_maps(attention, self.encoder.grid(*image.shape[-2:]))
 
     def on_fit_start(self) -> None:

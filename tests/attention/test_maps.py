@@ -14,7 +14,7 @@ from cxrsynth.attention.localisation import (
     pointing,
     truths,
 )
-from cxrsynth.attention.maps import collect_maps, finding_map, patch_maps
+from cxrsynth.attention.maps import averaged_maps, collect_maps, finding_map, patch_maps
 from cxrsynth.data import CXRDataModule
 from cxrsynth.data.maps import MapStore
 from cxrsynth.errors import UserError
@@ -64,6 +64,24 @@ def test_patch_maps_lie_as_the_patches():
     attention = torch.rand(1, 3, 2, 6)
     maps = patch_maps(attention, (2, 3))
     torch.testing.assert_close(maps[0, 1, 1, 2], attention[0, :, 1, 5].mean())
+
+
+def test_views_are_moved_back_before_they_are_averaged():
+    def brightness(image):
+        pooled = torch.nn.functional.avg_pool2d(image, 8)
+        return pooled / pooled.sum((-2, -1), keepdim=True)
+
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 20:28, 36:44] = 1  # half a patch off the grid in both directions
+    y, x = torch.meshgrid(torch.arange(16) * 4 + 2.0, torch.arange(16) * 4 + 2.0, indexing="ij")
+    for smooth in (0.0, 0.5):
+        map = averaged_maps(brightness, image, 8, views=2, smooth=smooth)[0, 0]
+        assert map.shape == (16, 16)
+        torch.testing.assert_close(map.sum(), torch.tensor(1.0))
+        assert abs((map * y).sum() - 24) < 0.1
+        assert abs((map * x).sum() - 40) < 0.1
+        torch.testing.assert_close(map[5:7, 9:11].mean(), map.max())
+    torch.testing.assert_close(averaged_maps(brightness, image, 8), brightness(image))
 
 
 def test_finding_map_is_scaled_then_brightened():
