@@ -73,9 +73,7 @@ def draw_examples(
         UserError: The batch has no maps.
     """
     if "map" not in batch:
-        raise UserError(
-            "maps is not given to the datamodule; give it, the inpainter paints where attention maps point"
-        )
+        raise UserError("maps is not given to the datamodule; give it, the inpainter paints where attention maps point")
     image, finding = batch["image"], batch["finding"]
     region = draw_regions(batch["map"], finding >= 0, regions, share, generator)
     windows = windows_around(region, context=context, minimum=minimum, jitter=jitter, generator=generator)

@@ -1,6 +1,7 @@
 """Integration of `dx/dt = v(x, t)` from t = 0 to t = 1."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -36,15 +37,17 @@ def _rk4(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
 _STEPS = {"euler": _euler, "midpoint": _midpoint, "heun": _heun, "rk4": _rk4}
 
 
-def integrate(velocity: Velocity, x0: Tensor, *, solver: Solver = "heun", steps: int = 20) -> Tensor:
+def integrate(velocity: Velocity, x0: Tensor, *, solver: Solver = "heun", steps: int = 20, warp: float = 1.0) -> Tensor:
     """Follow the velocity from `x0` at t = 0 to t = 1.
 
     Args:
         velocity: `v(x, t)` for `x` shaped like `x0` and a float t in [0, 1].
         x0: Start, any shape.
-        solver: `euler` (order 1), `midpoint` and `heun` (order 2), `rk4` (order 4), all at equal steps, or `dopri5`
-            (adaptive, needs the package torchdiffeq; `steps` is not used).
-        steps: Number of equal steps, at least 1.
+        solver: `euler` (order 1), `midpoint` and `heun` (order 2), `rk4` (order 4), or `dopri5` (adaptive, needs the
+            package torchdiffeq; `steps` and `warp` are not used).
+        steps: Number of steps, at least 1.
+        warp: The grid is `t = 1 - (1 - i / steps) ** warp`: 1 = equal steps, above 1 = finer towards t = 1, where the
+            velocity changes fastest (there it tells the last of the noise from the image).
 
     Returns:
         x at t = 1, shaped like `x0`.
@@ -56,11 +59,14 @@ def integrate(velocity: Velocity, x0: Tensor, *, solver: Solver = "heun", steps:
         raise UserError(f"solver is {solver!r}; choose one of {', '.join(get_args(Solver))}")
     if steps < 1:
         raise UserError(f"steps is {steps}; give at least 1")
+    if warp < 1:
+        raise UserError(f"warp is {warp}; give 1 for equal steps or more for finer ones towards the end")
     if solver == "dopri5":
         return _dopri5(velocity, x0)
+    grid = [1 - (1 - i / steps) ** warp for i in range(steps + 1)]
     step, x = _STEPS[solver], x0
-    for i in range(steps):
-        x = step(velocity, x, i / steps, 1 / steps)
+    for start, end in pairwise(grid):
+        x = step(velocity, x, start, end - start)
     return x
 
 

@@ -71,7 +71,7 @@ class InpaintingTask(L.LightningModule):
         context: float = 0.25,
         minimum: float = 0.375,
         jitter: float = 0.15,
-        solver: str = "heun",
+        solver: str = "midpoint",
         steps: int = 10,
         guidance: float = 2.0,
     ):

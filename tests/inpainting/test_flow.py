@@ -54,16 +54,23 @@ def test_loss_is_the_mean_over_painted_pixels():
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
 
-def error(solver: str, steps: int) -> float:
+def error(solver: str, steps: int, warp: float = 1.0) -> float:
     x0 = torch.tensor([1.0, -2.0], dtype=torch.float64)
-    end = integrate(lambda x, t: x * math.cos(t), x0, solver=solver, steps=steps)
+    end = integrate(lambda x, t: x * math.cos(t), x0, solver=solver, steps=steps, warp=warp)
     return (end - x0 * math.exp(math.sin(1.0))).abs().max().item()
 
 
 @pytest.mark.parametrize("solver", ORDERS)
-def test_solver_reaches_its_order(solver: str):
-    observed = math.log2(error(solver, 16) / error(solver, 32))
-    assert observed == pytest.approx(ORDERS[solver], abs=0.15)
+@pytest.mark.parametrize("warp", [1.0, 2.0])
+def test_solver_reaches_its_order(solver: str, warp: float):
+    observed = math.log2(error(solver, 16, warp) / error(solver, 32, warp))
+    assert observed == pytest.approx(ORDERS[solver], abs=0.25)
+
+
+def test_warp_makes_the_last_steps_fine():
+    times: list[float] = []
+    integrate(lambda x, t: times.append(t) or x, torch.zeros(1), solver="euler", steps=4, warp=2.0)
+    assert times == pytest.approx([0, 1 - 0.75**2, 1 - 0.5**2, 1 - 0.25**2])
 
 
 def test_dopri5_is_near_the_truth():
@@ -80,7 +87,22 @@ def test_solver_counts_its_evaluations():
         assert max(times) <= 1
 
 
-@pytest.mark.parametrize(("options", "word"), [({"solver": "leapfrog"}, "leapfrog"), ({"steps": 0}, "at least 1")])
+@pytest.mark.parametrize(
+    ("options", "word"), [({"solver": "leapfrog"}, "leapfrog"), ({"steps": 0}, "at least 1"), ({"warp": 0.5}, "warp")]
+)
 def test_solver_refuses(options: dict, word: str):
     with pytest.raises(UserError, match=word):
         integrate(lambda x, t: x, torch.zeros(1), **options)
+
+
+@pytest.mark.parametrize("grain", [0.03, 0.06, 0.12])
+def test_the_usual_steps_keep_the_grain_of_the_image(grain: float):
+    """For x1 ~ N(0, grain^2) the true velocity is linear in x: x(1) must have that spread, neither soft nor grainy."""
+
+    def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
+        return x * (t * grain**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * grain**2)
+
+    z = torch.randn(1000, dtype=torch.float64)
+    usual = {"solver": "midpoint", "steps": 10, "warp": 2.0}  # as `inpaint` does it
+    assert integrate(velocity, z, **usual).std() / z.std() == pytest.approx(grain, rel=0.05)
+    assert integrate(velocity, z, solver="heun", steps=6).std() / z.std() > 1.1 * grain
