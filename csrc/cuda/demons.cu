@@ -2,9 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <type_traits>
 
-#include "cuda/fused.cuh"
+#include "cuda/kernels.cuh"
 
 namespace cxr {
 namespace {
@@ -106,7 +105,6 @@ template <class T> class Registration {
   void run_level(const T* moving, const T* fixed, const T* mask, int count, int first) {
     const bool before = options_.itk && options_.force == thirion;  // ITK's classic Demons smooths before each iteration
     const dim3 images = pixel_grid(h_, w_, all_.batch), fields = pixel_grid(h_, w_, all_.batch * 2);
-    if (run_fused(moving, fixed, mask, count, first)) return;
     for (int i = 0; i < count; ++i) {
       if (before && !options_.diffusion.empty()) smooth(u_, options_.diffusion, nullptr, u_);
       CXR_LAUNCH(warp_by_field<T>, images, pixel_block(), stream_, moving, u_, active_, h_, w_, options_.itk, warped_);
@@ -118,33 +116,9 @@ template <class T> class Registration {
         CXR_LAUNCH(scale_add<T>, fields, pixel_block(), stream_, update_, T(1), u_, active_, h_, w_, u_);
       }
       if (!before && !options_.diffusion.empty()) smooth(u_, options_.diffusion, nullptr, u_);
-      finish(int(images.x * images.y), first + i);
+      CXR_LAUNCH(finish_iteration<T>, dim3(all_.batch), dim3(32), stream_, partial_, int(images.x * images.y), first + i,
+                 options_.total_iterations(), options_.tolerance, active_, all_.mse, all_.rms);
     }
-  }
-
-  // One launch an iteration where fused.cuh can; returns whether it could.
-  bool run_fused(const T* moving, const T* fixed, const T* mask, int count, int first) {
-    const int radius = int(options_.diffusion.size()) - 1;
-    if constexpr (std::is_same_v<T, float>) {
-      if (options_.itk || options_.diffeomorphic || !options_.fluid.empty() || radius < 0 || radius > fused_radius) return false;
-      const auto kernel = options_.force == two_force ? fused_iteration<two_force>
-                          : options_.force == esm     ? fused_iteration<esm>
-                                                      : fused_iteration<thirion>;
-      const dim3 grid((w_ + tile - 1) / tile, (h_ + tile - 1) / tile, all_.batch);
-      for (int i = 0; i < count; ++i) {
-        CXR_LAUNCH(kernel, grid, pixel_block(), stream_, moving, fixed, mask, active_, u_, update_, h_, w_,
-                   float(options_.inverse_k), taps_of<float>(options_.diffusion), partial_);
-        std::swap(u_, update_);
-        finish(int(grid.x * grid.y), first + i);
-      }
-      return true;
-    }
-    return false;
-  }
-
-  void finish(int blocks, int iteration) {
-    CXR_LAUNCH(finish_iteration<T>, dim3(all_.batch), dim3(32), stream_, partial_, blocks, iteration,
-               options_.total_iterations(), options_.tolerance, active_, all_.mse, all_.rms);
   }
 
   void force(const T* fixed, const T* mask, dim3 grid) {

@@ -27,25 +27,6 @@ __global__ void warp_by_field(const T* moving, const T* u, const int* active, in
   warped[b * size + i] = in ? sample(moving + b * size, h, w, w, px, py) : T(nan(""));
 }
 
-// Sums over the threads of a block in a fixed order; one share a block goes to `partial`.
-__device__ inline void add_block(double difference, double change, double count, double (*sums)[block_x * block_y],
-                                 double* partial) {
-  const int thread = threadIdx.y * blockDim.x + threadIdx.x;
-  sums[0][thread] = difference;
-  sums[1][thread] = change;
-  sums[2][thread] = count;
-  __syncthreads();
-  for (int n = block_x * block_y / 2; n > 0; n /= 2) {
-    if (thread < n)
-      for (int k = 0; k < 3; ++k) sums[k][thread] += sums[k][thread + n];
-    __syncthreads();
-  }
-  if (thread < 3) {
-    const long block = (long(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-    partial[block * 3 + thread] = sums[thread][0];
-  }
-}
-
 // du of section "update" in math.h, and the block's share of sum d^2, sum |du|^2 and the pixel count.
 template <class T, int F>
 __global__ void force_field(const T* fixed, const T* warped, const T* mask, const int* active, int h, int w, bool itk,
@@ -53,6 +34,7 @@ __global__ void force_field(const T* fixed, const T* warped, const T* mask, cons
   const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, b = blockIdx.z;
   if (!active[b]) return;
   __shared__ double sums[3][block_x * block_y];
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x;
   double difference = 0, change = 0, count = 0;
   if (x < w && y < h) {
     const long size = long(h) * w, i = long(y) * w + x;
@@ -80,7 +62,19 @@ __global__ void force_field(const T* fixed, const T* warped, const T* mask, cons
     change = double(dx) * dx + double(dy) * dy;
     count = on;
   }
-  add_block(difference, change, count, sums, partial);
+  sums[0][thread] = difference;
+  sums[1][thread] = change;
+  sums[2][thread] = count;
+  __syncthreads();
+  for (int n = block_x * block_y / 2; n > 0; n /= 2) {
+    if (thread < n)
+      for (int k = 0; k < 3; ++k) sums[k][thread] += sums[k][thread + n];
+    __syncthreads();
+  }
+  if (thread < 3) {
+    const long block = (long(b) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    partial[block * 3 + thread] = sums[thread][0];
+  }
 }
 
 // Adds the blocks' shares in a fixed order, writes the trace and ends an item that has met the tolerance.

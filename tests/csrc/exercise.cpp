@@ -69,10 +69,9 @@ template <class T> void registrations(int h, int w, const DemonsOptions& options
   images.rms = rms2.data();
   std::vector<char> workspace(demons_cuda_workspace<T>(b, h, w));
   demons_cuda(images, options, workspace.data(), nullptr);
-  const double tolerance = sizeof(T) == 4 ? 1e-3 : 1e-9;
-  same("displacement", h, w, u, u2, tolerance);
-  same("mse", h, w, mse, mse2, tolerance);
-  same("rms", h, w, rms, rms2, tolerance);
+  same("displacement", h, w, u, u2, 1e-9);
+  same("mse", h, w, mse, mse2, 1e-9);
+  same("rms", h, w, rms, rms2, 1e-9);
 }
 
 DemonsOptions options_of(int force, bool diffeomorphic, bool itk, bool fluid) {
@@ -91,12 +90,11 @@ DemonsOptions options_of(int force, bool diffeomorphic, bool itk, bool fluid) {
 
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && !std::strcmp(argv[1], "quick");
-  for (auto [h, w] : {std::pair{1, 1}, {1, 5}, {7, 1}, {9, 13}, {19, 10}}) {
+  for (auto [h, w] : {std::pair{1, 1}, {1, 5}, {7, 1}, {9, 13}}) {
     warps<double>(h, w, true);
     for (int force : {two_force, esm, thirion})
       for (int bits = 0; bits < (quick ? 2 : 8); ++bits)
         registrations<double>(h, w, options_of(force, bits & 1, bits & 2, bits & 4), h > 1 && (bits & 1), true);
-    for (int force : {two_force, esm, thirion}) registrations<float>(h, w, options_of(force, false, false, false), w > 5, true);
   }
   if (!quick) {
     DemonsOptions stopping = options_of(esm, false, false, false);
