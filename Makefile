@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py CMakeLists.txt pyproject.toml constraints.txt
 
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo test sanitize lint bench gpu clean
 
 demo: $(VENV)/installed  ## paint diseases into a phantom archive; ends with runs/demo/report.html
 	$(BIN)/cxrsynth run --config lightning_configs/quickstart.yaml
 	@echo "the page: runs/demo/report.html"
 
 test: $(VENV)/installed  ## run every test that this machine can run; the summary names what was skipped and why
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+sanitize: $(VENV)/installed  ## the CUDA kernels' own source on the CPU, under address, undefined and thread sanitizers
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
