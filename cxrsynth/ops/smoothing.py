@@ -15,7 +15,7 @@ def smoothing_taps(sigma: float, kernel: str) -> list[float]:
     Args:
         sigma: Standard deviation in pixels, at most MAX_SIGMA; 0 = no smoothing.
         kernel: "gaussian": exp(-x^2 / 2 sigma^2) up to 2.5 sigma. "itk": exp(-sigma^2) I_n(sigma^2), cut where less
-            than 0.1 of the mass is left (ITK's GaussianOperator with its default maximum error for displacement fields).
+            than 0.1 of the mass is left (ITK's GaussianOperator with the default maximum error of displacement fields).
 
     Returns:
         At most 33 weights, empty for sigma 0.

@@ -57,6 +57,7 @@ class SynthesisTask(L.LightningModule):
         inpainting: Checkpoint of the inpainting task.
         solver: Name of the ODE solver.
         steps: Its steps.
+        warp: Its time grid, finer towards the end above 1 (see `cxrsynth.inpainting.solver.integrate`).
         guidance: Weight w of classifier-free guidance.
         mass: Share of the map's mass that the region holds.
         min_component: Parts of the region below this share of its largest part are dropped.
@@ -70,8 +71,9 @@ class SynthesisTask(L.LightningModule):
         self,
         attention: str,
         inpainting: str,
-        solver: str = "heun",
-        steps: int = 12,
+        solver: str = "midpoint",
+        steps: int = 10,
+        warp: float = 2.0,
         guidance: float = 2.0,
         mass: float = 0.5,
         min_component: float = 0.5,
@@ -178,6 +180,7 @@ class SynthesisTask(L.LightningModule):
             seeds=seeds + [0] * (len(crops) - len(seeds)),
             solver=self.hparams["solver"],
             steps=self.hparams["steps"],
+            warp=self.hparams["warp"],
             guidance=self.hparams["guidance"],
         ).cpu()
         return [w.paste(painted[i : i + 1], sources[i], regions[i]) for i, w in enumerate(windows)]
@@ -195,6 +198,7 @@ class SynthesisTask(L.LightningModule):
             "condition": {"findings": [row["finding"]]},
             "solver": self.hparams["solver"],
             "steps": self.hparams["steps"],
+            "warp": self.hparams["warp"],
             "guidance": self.hparams["guidance"],
             "registration": {
                 "ncc": round(float(carried.ncc[i]), 4),
