@@ -58,10 +58,10 @@ def fit(
         write_text(started, fingerprint)
     attempt = len(list(logs.glob("version_*")))
     kept = logs / "checkpoints"
-    keep = ModelCheckpoint(
-        dirpath=kept, filename="best", monitor=monitor, mode="max", save_last=True, enable_version_counter=False
-    )
-    callbacks: list[Callback] = [keep, progress(name)]
+    # "last" after every validation, whether better or not: a training that is cut off goes on from there
+    latest = ModelCheckpoint(dirpath=kept, filename="last", enable_version_counter=False)
+    best = ModelCheckpoint(kept, "best", monitor=monitor, mode="max", enable_version_counter=False)
+    callbacks: list[Callback] = [latest, progress(name), *([best] if monitor else [])]
     cli = LightningCLI(
         task,
         CXRDataModule,
@@ -84,8 +84,9 @@ def fit(
     )
     last = kept / "last.ckpt"
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
-    best = Path(keep.best_model_path) if monitor and keep.best_model_path else last
-    write_bytes(run.checkpoint(name), best.read_bytes())
+    cli.trainer.save_checkpoint(last)  # the end need not fall on a validation
+    chosen = Path(best.best_model_path) if monitor and best.best_model_path else last
+    write_bytes(run.checkpoint(name), chosen.read_bytes())
     _gather_logs(logs)
     figures = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
     return {**figures, "steps": cli.trainer.global_step, "parameters": sum(p.numel() for p in cli.model.parameters())}

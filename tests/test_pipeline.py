@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.cli import main
 from cxrsynth.files import sha256_file
 
@@ -112,22 +113,32 @@ def test_the_predict_command_makes_the_same_images(run, tmp_path, monkeypatch):
     assert made == {path.name: sha256_file(path) for path in (run / "images").iterdir()}
 
 
-def test_a_training_that_was_cut_off_goes_on_from_its_last_checkpoint(run, tmp_path, capsys):
+def test_a_training_that_was_cut_off_goes_on_from_its_last_checkpoint(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
     config = yaml.safe_load((run.parent / "tiny.yaml").read_text())
     config["run"] = str(tmp_path / "run")
     config["classification"]["trainer"]["max_steps"] = 6
     (tmp_path / "longer.yaml").write_text(yaml.safe_dump(config))
-    # as a kill leaves it: the stage has begun with this configuration, four of six steps are saved, no record
-    from cxrsynth.pipeline import _fingerprint
-    from cxrsynth.run_folder import Run
-    from cxrsynth.stages import STAGES as stages
+    step = ClassificationTask.training_step
 
-    config["manifest"] = str(tmp_path / "run" / "phantom" / "metadata.csv")
-    state = Run(tmp_path / "run", {**config, "views": None, "sites": None, "fractions": None})
-    stage = next(stage for stage in stages if stage.name == "classification")
-    (tmp_path / "run" / "stages" / "classification.started").write_text(_fingerprint(state, stage))
-    main(["run", "--config", str(tmp_path / "longer.yaml")])
-    logged = pd.read_csv(tmp_path / "run" / "logs" / "classification" / "metrics.csv")
-    assert logged["step"].max() >= 4
-    assert len(list((tmp_path / "run" / "logs" / "classification").glob("version_*"))) == 2
+    def power_cut(self, batch, batch_index):
+        if self.trainer.global_step == 5:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            main(["run", "--config", str(tmp_path / "longer.yaml")])
+    seen = []
+
+    def count(self, batch, batch_index):
+        seen.append(self.trainer.global_step)
+        return step(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", count)
+        main(["run", "--config", str(tmp_path / "longer.yaml")])
+    assert seen == [4, 5, *range(6)]  # the rest of the first classifier, then all of the second
+    record = json.loads((tmp_path / "run" / "stages" / "classification.json").read_text())
+    assert record["figures"]["steps"] == 6

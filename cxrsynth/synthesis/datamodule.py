@@ -99,6 +99,7 @@ class SynthesisDataModule(L.LightningDataModule):
         """Read the plan and leave out the groups that are finished for the task's recipe."""
         assert self.trainer is not None
         task: Any = self.trainer.lightning_module
+        task.load()
         self.plan = read_plan(self.hparams["plan"])
         self.manifest = Manifest.load(self.hparams["manifest"])
         self._check_ids()

@@ -84,18 +84,32 @@ class SynthesisTask(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.attention = GLoRITask.load_from_checkpoint(attention, map_location="cpu", weights_only=True).eval()
+        self.group_size = 1
+        self.recipe = ""
+
+    def load(self) -> None:
+        """Read both networks, once; the datamodule's `setup` asks for it.
+
+        Not in `__init__`: inside LightningCLI, modules made there would take this task's hyperparameters for their own.
+
+        Raises:
+            UserError: A checkpoint cannot be read, or the two know different findings.
+        """
+        if self.recipe:
+            return
+        attention, inpainting = self.hparams["attention"], self.hparams["inpainting"]
+        self.attention = load_attention(attention)
         self.inpainter = load_inpainter(inpainting)
-        self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(inpainting)}
-        self.findings: list[str] = list(self.attention.hparams["findings"])
-        if list(self.inpainter.hparams["findings"]) != self.findings:
+        self.findings: list[str] = list(self.attention.findings)
+        known = list(self.inpainter.hparams["findings"])
+        if known != self.findings:
             raise UserError(
-                f"attention {attention} knows {self.findings}, inpainting {inpainting} knows "
-                f"{list(self.inpainter.hparams['findings'])}; train both for the same findings"
+                f"attention {attention} knows {', '.join(self.findings)}, inpainting {inpainting} knows "
+                f"{', '.join(known)}; train both for the same findings"
             )
         self.image_size: int = self.attention.hparams["image_size"]
-        self.group_size = 1
-        settings = {k: v for k, v in self.hparams.items() if k not in ("attention", "inpainting")}
+        self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(inpainting)}
+        settings = {k: v for k, v in self.hparams.items() if k not in ("attention", "inpainting", "_instantiator")}
         self.recipe = recipe_hash({**settings, **self.checkpoints, "version": __version__})
 
     @torch.no_grad()
@@ -209,3 +223,18 @@ class SynthesisTask(L.LightningModule):
             "recipe": self.recipe,
             "version": __version__,
         }
+
+
+def load_attention(path: str) -> GLoRITask:
+    """A GLoRI task from its checkpoint, in eval mode.
+
+    Raises:
+        UserError: The file is missing or not such a checkpoint.
+    """
+    try:
+        return GLoRITask.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    except Exception as error:  # torch, pickle and Lightning raise many kinds on foreign files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"checkpoint {path} is not a GLoRI task's ({reason}); give the path of an attention.ckpt"
+        ) from error

@@ -152,7 +152,15 @@ def test_a_source_that_cannot_be_read_is_refused_and_its_group_is_made(archive, 
 def test_networks_of_different_findings_are_refused(archive, tmp_path):
     other = save(InpaintingTask(["Mass"], size=32, channels=[16, 16], attention=[False, True]), tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="same findings"):
-        SynthesisTask(str(archive / "attention.ckpt"), other)
+        SynthesisTask(str(archive / "attention.ckpt"), other).load()
+
+
+@pytest.mark.parametrize("name", ["attention", "inpainting"])
+def test_a_checkpoint_that_was_cut_off_is_refused_by_name(archive, tmp_path, name):
+    paths = {n: str(archive / f"{n}.ckpt") for n in ("attention", "inpainting")}
+    (tmp_path / "half.ckpt").write_bytes(Path(paths[name]).read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"half\.ckpt"):
+        SynthesisTask(**{**paths, name: str(tmp_path / "half.ckpt")}).load()
 
 
 def test_a_plan_of_another_archive_is_refused(archive, tmp_path):
