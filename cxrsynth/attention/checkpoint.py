@@ -1,7 +1,8 @@
 """GLoRI heads from the CheXFound authors' files."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ from cxrsynth.attention.glori import GLoRI
 from cxrsynth.encoder.weights import load_strictly, read_weights
 from cxrsynth.errors import UserError
 
-_OURS = {
-    "query_embed.weight": "queries",
-    "duplicate_pooling": "weight",
-    "duplicate_pooling_bias": "bias",
-    "embed_standart.weight": "embed.weight",
-    "embed_standart.bias": "embed.bias",
+_THEIRS = {
+    "queries": "query_embed.weight",
+    "weight": "duplicate_pooling",
+    "bias": "duplicate_pooling_bias",
+    "embed.weight": "embed_standart.weight",
+    "embed.bias": "embed_standart.bias",
+    **{f"cross_attention.in_proj_{kind}": f"layers.0.multihead_attn.in_proj_{kind}" for kind in ("weight", "bias")},
+    **{f"cross_attention.out_proj.{kind}": f"layers.0.multihead_attn.out_proj.{kind}" for kind in ("weight", "bias")},
+    **{
+        f"{part}.{kind}": f"layers.0.{part}.{kind}"
+        for part in ("norm1", "norm2", "norm3", "linear1", "linear2")
+        for kind in ("weight", "bias")
+    },
 }
-_PREFIX = re.compile(r"^(?:module\.)?classifiers_dict\.(?P<name>.+?)\.(?=decoder\.)")
+"""The authors' name of each weight of `GLoRI`, after what stands before all of them."""
+
+_PREFIX = re.compile(r"^(?:module\.)?(?:classifiers_dict\.(?P<name>.+?)\.)?decoder\.")
 
 # fmt: off
 CXR_LT_40 = (
@@ -35,58 +45,82 @@ CXR_LT_40 = (
 """The classes of CXR-LT 2024, task 1, in the order of its files."""
 
 
-def load_glori(path: str | Path, *, name: str | None = None, num_heads: int = 8, blocks: int | None = None) -> GLoRI:
+def load_glori(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    findings: Sequence[str] | None = None,
+    num_heads: int = 8,
+    blocks: int | None = None,
+) -> GLoRI:
     """Load a GLoRI head in eval mode from the authors' layout (`{"model": {"classifiers_dict.<name>.decoder.…"}}`).
 
     Args:
-        path: The file; sizes and `cat_cls` are read from its weights.
+        path: The file (see `read_weights`); sizes and `cat_cls` are read from its weights.
         name: Which head, when the file holds several (one per learning rate tried).
+        findings: What the outputs stand for, which the file does not store; None takes CXR-LT's 40 classes for a head
+            of 40 outputs, else leaves the outputs without names. Kept as `head.classes`.
         num_heads: Attention heads, which the file does not store.
         blocks: How many of the encoder's blocks it uses; None takes it from the head's name (`blocks=4`), else 4.
 
     Raises:
-        UserError: No head or several in the file, or missing, unexpected or mis-shaped keys, all of them named.
+        UserError: No head or several in the file, findings that are not as many as the outputs, or missing, unexpected
+            or mis-shaped keys, all of them named.
     """
     raw = read_weights(path)
-    entries = raw["model"] if isinstance(raw.get("model"), Mapping) else raw
-    heads: dict[str, dict[str, Tensor]] = {}
-    for key, value in entries.items():
-        match = _PREFIX.match(key)
-        if match or key.startswith("decoder."):
-            heads.setdefault(match["name"] if match else "", {})[key] = value
-        elif isinstance(value, Tensor):
-            raise UserError(f"{path} does not fit GLoRI: unexpected {key}; give the file as published")
-    if name is None and len(heads) == 1:
-        name = next(iter(heads))
-    if name not in heads:
-        found = ", ".join(map(repr, heads)) or "none"
-        raise UserError(f"{path} holds these GLoRI heads: {found}; give one of them as name (received {name!r})")
-    state, names = {}, {}
-    for original, value in heads[name].items():
-        key = _PREFIX.sub("", original).removeprefix("decoder.").removeprefix("layers.0.")
-        key = _OURS.get(key, key.replace("multihead_attn.", "cross_attention."))
-        state[key] = value.squeeze(-1) if key == "weight" and value.ndim == 3 else value
-        names[key] = original
+    name, entries = _pick_head(raw, name, path)
+    stem = Counter(match.group() for key in entries if (match := _PREFIX.match(key))).most_common(1)[0][0]
+    ours = {stem + theirs: key for key, theirs in _THEIRS.items()}
+    # in angle brackets stands what no head has
+    state = {ours.get(original, f"<{original}>"): value for original, value in entries.items()}
+    names = {key: original for original, key in ours.items()} | {f"<{original}>": original for original in entries}
     if blocks is None:
         found_blocks = re.search(r"blocks=(\d+)", name)
         blocks = int(found_blocks[1]) if found_blocks else 4
+    sizes = _sizes(state, names, blocks, path)
+    if findings is None and sizes["findings"] == len(CXR_LT_40):
+        findings = CXR_LT_40
     with torch.device("meta"):
-        head = GLoRI(**_sizes(state, blocks, path), num_heads=num_heads)
+        head = GLoRI(**sizes, num_heads=num_heads, classes=findings)
+    state["weight"] = state["weight"].squeeze(-1)  # theirs is [C, dim, 1]
     load_strictly(head, state, names, path)
     head.queries.requires_grad_(False)
     return head.eval()
 
 
-def _sizes(state: Mapping[str, Tensor], blocks: int, path: str | Path) -> dict[str, Any]:
-    needed = {ours: theirs for theirs, ours in _OURS.items() if ours in {"queries", "weight", "embed.weight"}}
-    needed["linear1.weight"] = "linear1.weight"
-    if missing := [theirs for ours, theirs in needed.items() if ours not in state or state[ours].ndim != 2]:
+def _pick_head(raw: Mapping[str, Any], name: str | None, path: str | Path) -> tuple[str, dict[str, Tensor]]:
+    """The head of this name and its weights, or the only one; a key that is of no head is refused."""
+    entries = raw["model"] if isinstance(raw.get("model"), Mapping) else raw
+    heads: dict[str, dict[str, Tensor]] = {}
+    strange = []
+    for key, value in entries.items():
+        match = _PREFIX.match(key)
+        if isinstance(value, Tensor) and match:
+            heads.setdefault(match["name"] or "", {})[key] = value
+        elif match or isinstance(value, Tensor):
+            strange.append(key)
+    if not heads:
+        found = ", ".join(map(str, list(entries)[:20])) or "nothing"
+        raise UserError(f"{path} holds no GLoRI head; found {found}; give the authors' file of a head")
+    if name is None and len(heads) == 1:
+        name = next(iter(heads))
+    if name not in heads:
+        found = ", ".join(map(repr, heads))
+        raise UserError(f"{path} holds these GLoRI heads: {found}; give one of them as name (received {name!r})")
+    # what belongs to no head is reported with the chosen one's own missing and unexpected keys
+    return name, heads[name] | {key: entries[key] for key in strange}
+
+
+def _sizes(state: Mapping[str, Tensor], names: Mapping[str, str], blocks: int, path: str | Path) -> dict[str, Any]:
+    needed = {"queries": 2, "weight": 3, "embed.weight": 2, "linear1.weight": 2}
+    if missing := [names[key] for key, dims in needed.items() if key not in state or state[key].ndim != dims]:
+        strange = [names[key] for key in state if key.startswith("<")] or ["nothing"]
         raise UserError(
-            f"{path} does not fit GLoRI: missing or mis-shaped {', '.join(missing)} among {', '.join(state)}; "
+            f"{path} does not fit GLoRI: missing or mis-shaped {', '.join(missing)}; unexpected {', '.join(strange)}; "
             "give the file as published"
         )
     dim, width = state["embed.weight"].shape
-    if width % blocks:
+    if blocks < 1 or width % blocks:
         raise UserError(f"{path} takes tokens of width {width}, which is no multiple of blocks={blocks}; give blocks")
     return {
         "findings": state["queries"].shape[0],
@@ -96,3 +130,24 @@ def _sizes(state: Mapping[str, Tensor], blocks: int, path: str | Path) -> dict[s
         "ffn_hidden": state["linear1.weight"].shape[0],
         "cat_cls": state["weight"].shape[1] > dim,
     }
+
+
+def inspect_glori(path: str | Path) -> list[dict[str, Any]]:
+    """What a file of GLoRI heads holds: for each its name, sizes and number of parameters.
+
+    Raises:
+        UserError: As `load_glori`.
+    """
+    raw = read_weights(path)
+    entries = raw["model"] if isinstance(raw.get("model"), Mapping) else raw
+    names = {match["name"] or "" for key in entries if (match := _PREFIX.match(key))}
+    if not names:
+        _pick_head(raw, None, path)
+    heads = []
+    for name in sorted(names):
+        head = load_glori(path, name=name)
+        dtypes = {str(value.dtype).removeprefix("torch.") for value in _pick_head(raw, name, path)[1].values()}
+        sizes = {key: head.config[key] for key in ("findings", "encoder_dim", "blocks", "dim", "ffn_hidden", "cat_cls")}
+        parameters = sum(parameter.numel() for parameter in head.parameters())
+        heads.append({"name": name, **sizes, "parameters": parameters, "dtypes": sorted(dtypes)})
+    return heads

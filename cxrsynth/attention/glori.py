@@ -30,6 +30,7 @@ class GLoRI(nn.Module):
         sharpness: Factor of the first query and key weights: above 1 attention starts out choosing patches rather than
             averaging all of them, in which small lesions drown. 1 as published.
         prior: Probability of every finding that an untrained head gives; 0.5 as published.
+        classes: Names of the findings, by which maps can be asked for; None leaves them without.
 
     Raises:
         UserError: Sizes that do not fit together.
@@ -47,8 +48,11 @@ class GLoRI(nn.Module):
         dropout: float = 0.1,
         sharpness: float = 1.0,
         prior: float = 0.5,
+        classes: Sequence[str] | None = None,
     ):
         super().__init__()
+        if classes is not None and (len(classes) != findings or len(set(classes)) != findings):
+            raise UserError(f"the head has {findings} findings; give as many different names (received {len(classes)})")
         if not 0 < prior < 1:
             raise UserError(f"prior is {prior}; give a probability between 0 and 1, both excluded")
         if dim % num_heads:
@@ -65,6 +69,7 @@ class GLoRI(nn.Module):
             "sharpness": sharpness,
             "prior": prior,
         }
+        self.classes = None if classes is None else tuple(classes)
         self.blocks = blocks
         self.cat_cls = cat_cls
         self.embed = nn.Linear(blocks * encoder_dim, dim)
@@ -84,12 +89,20 @@ class GLoRI(nn.Module):
         nn.init.xavier_normal_(self.weight)
         self.cross_attention.in_proj_weight.data[: 2 * dim] *= sharpness
 
-    def attend(self, features: Features, chosen: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    def _index(self, finding: int | str) -> int:
+        if isinstance(finding, str):
+            if self.classes is None or finding not in self.classes:
+                known = ", ".join(self.classes or ()) or "no names: give findings when the head is loaded"
+                raise UserError(f"finding {finding!r} is unknown to this head, which knows {known}")
+            return self.classes.index(finding)
+        return finding
+
+    def attend(self, features: Features, chosen: Sequence[int | str] | None = None) -> tuple[Tensor, Tensor]:
         """Tokens and attention of the findings.
 
         Args:
             features: The encoder's last `blocks` (or more) blocks, as `ViT.intermediate` returns them.
-            chosen: Indices of the findings wanted; None is all.
+            chosen: Indices or names of the findings wanted; None is all.
 
         Returns:
             Tokens `[B, C, dim]` and attention `[B, heads, C, N]`, whose rows sum to 1 in eval mode.
@@ -97,7 +110,7 @@ class GLoRI(nn.Module):
         if len(features) < self.blocks:
             raise UserError(f"features has {len(features)} blocks; this head uses {self.blocks}: ask for as many")
         memory = F.relu(self.embed(torch.cat([patches for patches, _ in features[-self.blocks :]], dim=-1)))
-        queries = self.queries if chosen is None else self.queries[list(chosen)]
+        queries = self.queries if chosen is None else self.queries[[self._index(one) for one in chosen]]
         token = queries.unsqueeze(0).expand(memory.shape[0], -1, -1)
         token = self.norm1(token + self.dropout(token))
         context, attention = self.cross_attention(token, memory, memory, average_attn_weights=False)
@@ -116,7 +129,7 @@ class GLoRI(nn.Module):
         """Logits `[B, C]` from the encoder's features (see `attend`)."""
         return self.logits(self.attend(features)[0], features)
 
-    def attention(self, features: Features, chosen: Sequence[int] | None = None) -> Tensor:
+    def attention(self, features: Features, chosen: Sequence[int | str] | None = None) -> Tensor:
         """Cross-attention `[B, heads, C, N]`, of the chosen findings alone when given.
 
         Raises:

@@ -87,6 +87,8 @@ class ViT(nn.Module):
             raise UserError(f"ffn is {ffn!r}; choose one of {', '.join(FFNS)}")
         if contrast not in CONTRASTS:
             raise UserError(f"contrast is {contrast!r}; choose one of {', '.join(CONTRASTS)}")
+        if not 0 <= interpolate_offset < 1:
+            raise UserError(f"interpolate_offset is {interpolate_offset}; give 0 (none), 0.1 as DINOv2, or below 1")
         if position_init not in ("random", "sincos") or (position_init == "sincos" and dim % 4):
             raise UserError(
                 f"position_init is {position_init!r} at width {dim}; choose random, or sincos at a multiple of 4"

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cxrsynth.attention import CXR_LT_40, GLoRI, load_glori
 from cxrsynth.errors import UserError
@@ -95,10 +96,55 @@ def test_several_heads_need_a_name(tmp_path):
     assert torch.equal(load_glori(tmp_path / "glori.pth", name="b", num_heads=4).queries, two.queries)
 
 
-@pytest.mark.parametrize("key", ["layers.0.linear1.bias", "embed_standart.weight", "duplicate_pooling"])
-def test_renamed_key_is_named(tmp_path, key):
-    state = published(make(), "classifiers_dict.a.")
-    state["classifiers_dict.a.decoder.strange"] = state.pop(f"classifiers_dict.a.decoder.{key}")
-    torch.save({"model": state}, tmp_path / "glori.pth")
-    with pytest.raises(UserError, match="strange"):
+def test_every_key_matters(tmp_path):
+    """Whichever key is renamed, by a letter or to this program's own name, is refused by its name."""
+    ours = published(make(), "classifiers_dict.a.")
+    for old in ours:
+        bare = old.removeprefix("classifiers_dict.a.decoder.")
+        own = {"duplicate_pooling": "weight", "query_embed.weight": "queries", "embed_standart.bias": "embed.bias"}
+        others = {old + "_", bare, old.replace("layers.0.", ""), old.replace("multihead_attn", "cross_attention")}
+        others |= {f"classifiers_dict.a.decoder.{own.get(bare, bare)}", f"module.classifiers_dict.a.{bare}"}
+        for new in others - {old}:
+            torch.save({"model": {new if key == old else key: v for key, v in ours.items()}}, tmp_path / "glori.pth")
+            with pytest.raises(UserError) as error:
+                load_glori(tmp_path / "glori.pth", num_heads=4)
+            assert new in str(error.value)
+            assert old in str(error.value)
+
+
+def test_shapes_and_types_are_checked(tmp_path):
+    state = published(make(), "classifiers_dict.a.") | {"classifiers_dict.a.decoder.layers.0.norm2.bias": torch.ones(3)}
+    state["classifiers_dict.a.decoder.layers.0.norm1.bias"] = torch.ones(32, dtype=torch.int32)
+    torch.save(state, tmp_path / "glori.pth")
+    with pytest.raises(UserError, match=r"mis-shaped \S*norm2.bias \(3,\) instead of \(32,\); not of .*norm1.bias"):
         load_glori(tmp_path / "glori.pth", num_heads=4)
+    torch.save({"model": {"fc.weight": torch.ones(2, 2)}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"no GLoRI head; found fc\.weight"):
+        load_glori(tmp_path / "other.pth")
+
+
+def test_half_precision_and_safetensors(tmp_path):
+    head = make(cat_cls=True)
+    state = {key: value.half() for key, value in published(head, "classifiers_dict.a.").items()}
+    save_file(state, tmp_path / "glori.safetensors")
+    loaded = load_glori(tmp_path / "glori.safetensors", num_heads=4)
+    assert torch.equal(loaded.weight, head.weight.half().float())
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert not loaded.queries.requires_grad
+
+
+def test_classes_are_the_users_or_cxr_lt(tmp_path):
+    features = features_of()
+    torch.save(published(make(), "classifiers_dict.a."), tmp_path / "five.pth")
+    assert load_glori(tmp_path / "five.pth", num_heads=4).classes is None
+    with pytest.raises(UserError, match="give findings when the head is loaded"):
+        load_glori(tmp_path / "five.pth", num_heads=4).attention(features, ["Mass"])
+    head = load_glori(tmp_path / "five.pth", num_heads=4, findings=["A", "B", "C", "D", "Mass"])
+    assert torch.equal(head.attention(features, ["Mass", "A"]), head.attention(features, [4, 0]))
+    with pytest.raises(UserError, match=r"finding .Nodule. is unknown .* A, B, C, D, Mass"):
+        head.attention(features, ["Nodule"])
+    for wrong in (["A"], ["A", "A", "B", "C", "D"]):
+        with pytest.raises(UserError, match="5 findings; give as many different names"):
+            load_glori(tmp_path / "five.pth", num_heads=4, findings=wrong)
+    torch.save(published(make(findings=40), "classifiers_dict.a."), tmp_path / "forty.pth")
+    assert load_glori(tmp_path / "forty.pth", num_heads=4).classes == CXR_LT_40
