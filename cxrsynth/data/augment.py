@@ -44,18 +44,17 @@ class Augment(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, image: Tensor, map: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, image: Tensor, *maps: Tensor) -> list[Tensor]:
         """Augment images, and maps or regions with the same geometry.
 
         Args:
             image: `[B, 1, S, S]` in [0, 1].
-            map: `[B, 1, S, S]` in [0, 1] or None.
+            maps: `[B, 1, S, S]` in [0, 1], any number.
 
         Returns:
-            Both, of the same shapes and in [0, 1].
+            All, of the same shapes and in [0, 1].
         """
         if not self.active:
-            return image, map
-        moved = self.move(image if map is None else torch.cat([image, map], 1))
-        image = self.tone(moved[:, :1]).clamp(0, 1)
-        return image, None if map is None else moved[:, 1:]
+            return [image, *maps]
+        moved = self.move(torch.cat([image, *maps], 1))
+        return [self.tone(moved[:, :1]).clamp(0, 1), *(map[:, None] for map in moved[:, 1:].unbind(1))]

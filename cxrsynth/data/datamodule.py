@@ -36,6 +36,7 @@ class CXRDataModule(L.LightningDataModule):
         sampling: How training images are drawn: "natural" (each once an epoch) or "balanced" (findings evenly).
         healthy_share: With balanced sampling, the probability of a healthy image.
         maps: Attention maps (see `MapStore`); batches then have `map` and `finding`.
+        lungs: Batches then have `lungs`, masks of both lungs, 0 where the manifest has none.
         extra_manifest: Synthetic images, added to train only.
         augment: Strength of the augmentation of training batches, 0 = none, 1 = usual.
         predict_split: What `predict` sees: "train", "val", "test" or "all".
@@ -61,6 +62,7 @@ class CXRDataModule(L.LightningDataModule):
         sampling: str = "natural",
         healthy_share: float = 0.5,
         maps: str | None = None,
+        lungs: bool = False,
         extra_manifest: str | None = None,
         augment: float = 0.0,
         predict_split: str = "all",
@@ -133,9 +135,9 @@ class CXRDataModule(L.LightningDataModule):
         """Augment training batches on the device."""
         if self.trainer is None or not self.trainer.training:
             return batch
-        batch["image"], batch["map"] = self.augment(batch["image"], batch.get("map"))
-        if batch["map"] is None:
-            del batch["map"]
+        names = [name for name in ("map", "lungs") if name in batch]
+        batch["image"], *moved = self.augment(batch["image"], *(batch[name] for name in names))
+        batch |= zip(names, moved, strict=True)
         return batch
 
     def _divide(self) -> None:
@@ -185,7 +187,7 @@ class CXRDataModule(L.LightningDataModule):
             manifest = self._manifests[name]
             maps = None if options["maps"] is None else MapStore(options["maps"])
             fits = 2 * len(manifest) * options["size"] ** 2 <= options["cache_gib"] * 2**30
-            dataset = CXRDataset(manifest, self.findings, options["size"], maps, cache=fits)
+            dataset = CXRDataset(manifest, self.findings, options["size"], maps, fits, options["lungs"])
             if dataset.unreadable:
                 reason = next(iter(dataset.unreadable.values()))
                 warnings.warn(

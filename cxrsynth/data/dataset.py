@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from cxrsynth.data.geometry import to_square
 from cxrsynth.data.manifest import Manifest
-from cxrsynth.data.maps import MapStore
+from cxrsynth.data.maps import LungMasks, MapStore
 from cxrsynth.data.reading import READERS, read_image
 from cxrsynth.data.sampling import HEALTHY, Draw
 from cxrsynth.errors import UserError
@@ -26,6 +26,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
         findings: C findings of the targets.
         size: Side of the squares, pixels.
         maps: Attention maps to give along.
+        lungs: Give masks of the lungs along; they are 0 where the manifest has none.
         cache: Decode all images now and keep them as float16. Unreadable ones are dropped from the dataset. Without it
             they are read when asked for, and an unreadable one is missing from its batch.
 
@@ -36,7 +37,13 @@ class CXRDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, manifest: Manifest, findings: Sequence[str], size: int, maps: MapStore | None = None, cache: bool = True
+        self,
+        manifest: Manifest,
+        findings: Sequence[str],
+        size: int,
+        maps: MapStore | None = None,
+        cache: bool = True,
+        lungs: bool = False,
     ):
         self.manifest, self.findings, self.size, self.maps = manifest, list(findings), size, maps
         self.unreadable: dict[str, str] = {}
@@ -45,6 +52,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
             self._fill()
         self.targets = self.manifest.targets(findings)
         self.ids = self.manifest.table.image_id.tolist()
+        self.lungs = LungMasks(self.manifest, size) if lungs else None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,6 +78,11 @@ class CXRDataset(Dataset[dict[str, Any]]):
             "target": self.targets[[row for row, _ in draws]],
             "image_id": [self.ids[row] for row, _ in draws],
         }
+        rows = self.manifest.table.iloc[[row for row, _ in draws]]
+        batch |= {column: rows[column].tolist() for column in ("view", "sex", "text")}
+        batch["age"] = torch.tensor(rows["age"].to_numpy(), dtype=torch.float32)
+        if self.lungs is not None:
+            batch["lungs"] = torch.stack([self.lungs(image_id) for image_id in batch["image_id"]])
         if self.maps is not None:
             names = [None if finding == HEALTHY else self.findings[finding] for _, finding in draws]
             batch["map"] = self.maps.batch(batch["image_id"], names, self.size)

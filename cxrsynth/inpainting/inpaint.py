@@ -8,9 +8,10 @@ from torch import Tensor
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.coupling import couple
-from cxrsynth.inpainting.guidance import Baseline, guide
+from cxrsynth.inpainting.guidance import Baseline, Guided, Weights
+from cxrsynth.inpainting.path import straight_path
 from cxrsynth.inpainting.solver import Solver, integrate
-from cxrsynth.inpainting.unet import VelocityField
+from cxrsynth.inpainting.velocity import VelocityField
 from cxrsynth.inpainting.window import windows_around
 
 
@@ -26,10 +27,14 @@ def inpaint(
     solver: Solver = "midpoint",
     steps: int = 10,
     warp: float = 2.0,
-    guidance: float = 2.0,
+    guidance: Weights = 2.0,
     baseline: Baseline = "unknown",
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
+    strength: float = 1.0,
     context: float = 0.25,
     minimum: float = 0.375,
+    feather: int = 0,
 ) -> Tensor:
     """Paint what the condition says into the region, and touch nothing else.
 
@@ -44,10 +49,16 @@ def inpaint(
         solver: See `integrate`.
         steps: See `integrate`.
         warp: See `integrate`. At equal steps the painted part is too grainy (heun) or too smooth (euler).
-        guidance: Weight of classifier-free guidance (see `guide`).
-        baseline: See `guide`.
+        guidance: Weight of classifier-free guidance, or one by field of the condition (see `Guided`).
+        baseline: See `Guided`.
+        guidance_interval: See `Guided`.
+        rescale: See `Guided`.
+        strength: How far the region may leave the source, in [0, 1]: painting starts from the source mixed with noise
+            at t = 1 - strength (Meng et al. 2021, arXiv 2108.01073). 1 = the source's region is not looked at, 0 = it
+            stays as it is; in between a finding appears in part.
         context: See `windows_around`; as in training.
         minimum: See `windows_around`; as in training.
+        feather: Width in pixels of the image over which the change fades in, inside the region (see `Windows.paste`).
 
     Returns:
         float32 `[B, 1, H, W]` in [0, 1], equal to `image` bit for bit wherever `region` is 0.
@@ -71,8 +82,11 @@ def inpaint(
         warp=warp,
         guidance=guidance,
         baseline=baseline,
+        guidance_interval=guidance_interval,
+        rescale=rescale,
+        strength=strength,
     )
-    return windows.paste(painted, image, region)
+    return windows.paste(painted, image, region, feather)
 
 
 @torch.no_grad()
@@ -87,8 +101,11 @@ def paint(
     solver: Solver = "midpoint",
     steps: int = 10,
     warp: float = 2.0,
-    guidance: float = 2.0,
+    guidance: Weights = 2.0,
     baseline: Baseline = "unknown",
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
+    strength: float = 1.0,
 ) -> Tensor:
     """Paint windows at the working resolution: `inpaint` without cutting out and pasting back.
 
@@ -104,18 +121,31 @@ def paint(
         warp: See `inpaint`.
         guidance: See `inpaint`.
         baseline: See `inpaint`.
+        guidance_interval: See `inpaint`.
+        rescale: See `inpaint`.
+        strength: See `inpaint`.
 
     Returns:
         `[B, 1, size, size]` in [0, 1].
     """
+    if not 0 <= strength <= 1:
+        raise UserError(f"strength is {strength}; give a share from 0 (the source) to 1 (painted from nothing)")
+    source = 2 * image - 1
     noise = torch.cat([_noise(seed, image.shape[-1]) for seed in seeds]).to(image.device)
-    start = couple(2 * image - 1, region, noise)
-
-    def guided(x: Tensor, t: float) -> Tensor:
-        times = x.new_full((len(x),), t)
-        return guide(velocity, x, times, region, coordinates, condition, weight=guidance, baseline=baseline)
-
-    return (integrate(guided, start, solver=solver, steps=steps, warp=warp).clamp(-1, 1) + 1) / 2
+    begin = 1.0 - strength
+    start = straight_path(couple(source, region, noise), source, source.new_full((len(source),), begin)).x
+    guided = Guided(
+        velocity,
+        region,
+        coordinates,
+        condition,
+        weight=guidance,
+        baseline=baseline,
+        interval=guidance_interval,
+        rescale=rescale,
+    )
+    end = integrate(guided, start, solver=solver, steps=steps, warp=warp, start=begin)
+    return (end.clamp(-1, 1) + 1) / 2
 
 
 def _noise(seed: int, size: int) -> Tensor:

@@ -37,8 +37,16 @@ def _rk4(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
 _STEPS = {"euler": _euler, "midpoint": _midpoint, "heun": _heun, "rk4": _rk4}
 
 
-def integrate(velocity: Velocity, x0: Tensor, *, solver: Solver = "heun", steps: int = 20, warp: float = 1.0) -> Tensor:
-    """Follow the velocity from `x0` at t = 0 to t = 1.
+def integrate(
+    velocity: Velocity,
+    x0: Tensor,
+    *,
+    solver: Solver = "heun",
+    steps: int = 20,
+    warp: float = 1.0,
+    start: float = 0.0,
+) -> Tensor:
+    """Follow the velocity from `x0` at t = `start` to t = 1.
 
     Args:
         velocity: `v(x, t)` for `x` shaped like `x0` and a float t in [0, 1].
@@ -46,8 +54,9 @@ def integrate(velocity: Velocity, x0: Tensor, *, solver: Solver = "heun", steps:
         solver: `euler` (order 1), `midpoint` and `heun` (order 2), `rk4` (order 4), or `dopri5` (adaptive, needs the
             package torchdiffeq; `steps` and `warp` are not used).
         steps: Number of steps, at least 1.
-        warp: The grid is `t = 1 - (1 - i / steps) ** warp`: 1 = equal steps, above 1 = finer towards t = 1, where the
-            velocity changes fastest (there it tells the last of the noise from the image).
+        warp: The grid is `t = 1 - (1 - start) * (1 - i / steps) ** warp`: 1 = equal steps, above 1 = finer towards
+            t = 1, where the velocity changes fastest (there it tells the last of the noise from the image).
+        start: Time of `x0`, in [0, 1].
 
     Returns:
         x at t = 1, shaped like `x0`.
@@ -61,19 +70,23 @@ def integrate(velocity: Velocity, x0: Tensor, *, solver: Solver = "heun", steps:
         raise UserError(f"steps is {steps}; give at least 1")
     if warp < 1:
         raise UserError(f"warp is {warp}; give 1 for equal steps or more for finer ones towards the end")
+    if not 0 <= start <= 1:
+        raise UserError(f"start is {start}; give a time in [0, 1]")
     if solver == "dopri5":
-        return _dopri5(velocity, x0)
-    grid = [1 - (1 - i / steps) ** warp for i in range(steps + 1)]
+        return _dopri5(velocity, x0, start)
+    grid = [1 - (1 - start) * (1 - i / steps) ** warp for i in range(steps + 1)]
     step, x = _STEPS[solver], x0
-    for start, end in pairwise(grid):
-        x = step(velocity, x, start, end - start)
+    for now, end in pairwise(grid):
+        x = step(velocity, x, now, end - now)
     return x
 
 
-def _dopri5(velocity: Velocity, x0: Tensor) -> Tensor:
+def _dopri5(velocity: Velocity, x0: Tensor, start: float) -> Tensor:
+    if start == 1:
+        return x0
     try:
         from torchdiffeq import odeint
     except ImportError as error:
         raise UserError("solver 'dopri5' needs torchdiffeq; pip install torchdiffeq or choose rk4") from error
-    times = torch.tensor([0.0, 1.0], dtype=x0.dtype, device=x0.device)
+    times = torch.tensor([start, 1.0], dtype=x0.dtype, device=x0.device)
     return odeint(lambda t, x: velocity(x, float(t)), x0, times, rtol=1e-5, atol=1e-5, method="dopri5")[-1]

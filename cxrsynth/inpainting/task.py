@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -17,7 +17,8 @@ from cxrsynth.inpainting.examples import Examples, draw_examples
 from cxrsynth.inpainting.inpaint import inpaint
 from cxrsynth.inpainting.path import flow_loss, straight_path
 from cxrsynth.inpainting.regions import check_mix
-from cxrsynth.inpainting.unet import VelocityField, VelocityUNet
+from cxrsynth.inpainting.unet import VelocityUNet
+from cxrsynth.inpainting.velocity import VelocityField
 
 
 class InpaintingTask(L.LightningModule):
@@ -87,7 +88,7 @@ class InpaintingTask(L.LightningModule):
     @property
     def painter(self) -> VelocityField:
         """The averaged velocity field, which paints."""
-        return self.average.module
+        return cast(VelocityField, self.average.module)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch of the datamodule (`image`, `target`, `map`, `finding`)."""

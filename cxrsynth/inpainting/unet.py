@@ -1,26 +1,20 @@
 """The velocity field: MONAI's diffusion UNet, told the region, the place in the chest and the condition."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from functools import partial
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from cxrsynth.inpainting.condition import Condition, ConditionEmbedder
-
-DATA_STD = 0.5  # of chest X-rays in [-1, 1]
-
-
-class VelocityField(Protocol):
-    """Anything that gives `v(x_t, t, r, c)`, 0 outside the region."""
-
-    def __call__(self, x: Tensor, t: Tensor, region: Tensor, coordinates: Tensor, condition: Condition) -> Tensor:
-        """Velocity `[B, 1, H, W]`; see `VelocityUNet.forward`."""
+from cxrsynth.inpainting.condition import Condition
+from cxrsynth.inpainting.embedder import ConditionEmbedder, Embedded
+from cxrsynth.inpainting.velocity import preconditioning
 
 
 class VelocityUNet(nn.Module):
-    """MONAI's DiffusionModelUNet as a velocity field.
+    """MONAI's DiffusionModelUNet as a velocity field (see `VelocityField`).
 
     The condition enters twice: as tokens of the cross-attention, and added to the time embedding, without which a short
     training does not follow it.
@@ -35,6 +29,10 @@ class VelocityUNet(nn.Module):
         token_width: Size of a condition token.
         patch: Side of the pixel blocks that the network sees as one position (space to depth); divides the image side.
         bf16: Compute in bfloat16 (autocast); weights and result stay float32.
+        fields: See `ConditionEmbedder`; as are `views` and `text`.
+        views: Number of views.
+        text: Encoder of texts.
+        recompute: Keep no activations inside the blocks and compute them again on the way back (less memory, slower).
     """
 
     def __init__(
@@ -48,9 +46,13 @@ class VelocityUNet(nn.Module):
         token_width: int = 32,
         patch: int = 1,
         bf16: bool = False,
+        fields: Sequence[str] = (),
+        views: int = 2,
+        text: nn.Module | None = None,
+        recompute: bool = False,
     ):
         super().__init__()
-        self.bf16 = bf16
+        self.bf16, self.multiple = bf16, patch * 2 ** (len(channels) - 1)
         self.fold, self.unfold = nn.PixelUnshuffle(patch), nn.PixelShuffle(patch)
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
@@ -68,43 +70,30 @@ class VelocityUNet(nn.Module):
         )
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.unet.class_embedding = nn.Identity()  # type: ignore[assignment]
-        self.embed = ConditionEmbedder(findings, token_width, 4 * channels[0])
+        if recompute:
+            for block in (*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        self.embed = ConditionEmbedder(findings, token_width, 4 * channels[0], fields, views, text, bf16=bf16)
 
-    def forward(self, x: Tensor, t: Tensor, region: Tensor, coordinates: Tensor, condition: Condition) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, region: Tensor, coordinates: Tensor, condition: Condition | Embedded
+    ) -> Tensor:
         """Velocity at `x`, 0 outside the region.
 
         Args:
-            x: x_t, float32 `[B, 1, H, W]`; H and W divisible by `patch * 2 ** (levels - 1)`.
-            t: Times in [0, 1], `[B]`.
-            region: r in {0, 1}, `[B, 1, H, W]`.
-            coordinates: Where each pixel lies in the chest, `[B, 2, H, W]` in [-1, 1] (see `Windows.coordinates`).
-            condition: For B images.
+            x: x_t, float32 `[B, 1, H, W]`; H and W divisible by `multiple`.
+            t: See `VelocityField`; as are the others.
+            region: See `VelocityField`.
+            coordinates: See `VelocityField`.
+            condition: See `VelocityField`.
 
         Returns:
             float32 `[B, 1, H, W]`.
         """
+        told = self.embed(condition) if isinstance(condition, Condition) else condition
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            tokens, vector = self.embed(condition)
             inputs = self.fold(torch.cat([x, region, coordinates], 1)).contiguous(memory_format=torch.channels_last)
-            out = self.unet(inputs, 1000 * t, context=tokens, class_labels=vector)  # MONAI counts time in 0..1000
+            # MONAI counts time in 0..1000
+            out = self.unet(inputs, 1000 * t, context=told.tokens, class_labels=told.vector)
         skip, scale = preconditioning(t.view(-1, 1, 1, 1))
         return region * (skip * x + scale * self.unfold(out.float()))
-
-
-def preconditioning(t: Tensor) -> tuple[Tensor, Tensor]:
-    """What of the velocity is known from x_t alone, so that the network need not learn to copy noise.
-
-    For x1 of mean 0 and variance s^2 and standard normal noise z, the best linear guess of `x1 - z` from
-    `x_t = (1 - t) z + t x1` is `skip * x_t`, and what it leaves unexplained has the standard deviation `scale`: with
-    `D = (1 - t)^2 + t^2 s^2`, `skip = (t s^2 - (1 - t)) / D` and `scale = s / sqrt(D)` (the idea of Karras et al. 2022,
-    arXiv 2206.00364, section 5, on the straight path).
-
-    Args:
-        t: Times in [0, 1], any shape.
-
-    Returns:
-        `skip` and `scale`, shaped like `t`.
-    """
-    variance = DATA_STD**2
-    total = (1 - t) ** 2 + t**2 * variance
-    return (t * variance - (1 - t)) / total, DATA_STD / total.sqrt()

@@ -44,7 +44,7 @@ class Windows:
         shape = (len(self.boxes), size, size)
         return torch.stack([across[:, None, :].expand(shape), down[:, :, None].expand(shape)], 1)
 
-    def paste(self, painted: Tensor, image: Tensor, region: Tensor) -> Tensor:
+    def paste(self, painted: Tensor, image: Tensor, region: Tensor, feather: int = 0) -> Tensor:
         """Put painted windows into the images, inside the region only.
 
         What is put back is the *change* at the working resolution, so the detail of the image that is finer than the
@@ -54,11 +54,13 @@ class Windows:
             painted: `[B, 1, size, size]`.
             image: `[B, 1, H, W]`.
             region: `[B, 1, H, W]` in {0, 1}.
+            feather: Width in pixels of the soft edge (see `soft_edge`); 0 = none.
 
         Returns:
             `[B, 1, H, W]` in [0, 1]; equal to `image`, bit for bit, wherever `region` is 0.
         """
         size = painted.shape[-1]
+        share = soft_edge(region, feather)
         result = image.clone()
         for i, (left, top, side) in enumerate(self.boxes):
             change = _resample(painted[i : i + 1] - _resample(self._cut(image, i), size), side)
@@ -66,7 +68,7 @@ class Windows:
             columns = slice(max(left, 0), min(left + side, self.width))
             inside = change[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
             here = image[i : i + 1, :, rows, columns]
-            changed = (here + inside).clamp(0, 1)
+            changed = (here + share[i : i + 1, :, rows, columns] * inside).clamp(0, 1)
             result[i : i + 1, :, rows, columns] = torch.where(region[i : i + 1, :, rows, columns] > 0, changed, here)
         return result
 
@@ -75,6 +77,25 @@ class Windows:
         outside = (-min(left, 0), max(left + side - self.width, 0), -min(top, 0), max(top + side - self.height, 0))
         cut = image[i : i + 1, :, max(top, 0) : top + side, max(left, 0) : left + side]
         return F.pad(cut, outside) if any(outside) else cut
+
+
+def soft_edge(region: Tensor, width: int) -> Tensor:
+    """How much of the change each pixel takes: 0 outside the region, rising inside it to 1 within `width` pixels.
+
+    Args:
+        region: `[B, 1, H, W]` in {0, 1}. The image's own border is no edge.
+        width: Pixels; 0 gives the region itself. Where the region is thinner, 1 is not reached.
+
+    Raises:
+        UserError: A negative width.
+    """
+    if width < 0:
+        raise UserError(f"feather is {width}; give a width in pixels, 0 or more")
+    total, core = region, region
+    for _ in range(width):
+        core = 1 - F.max_pool2d(1 - core, 3, 1, 1)
+        total = total + core
+    return total / (width + 1)
 
 
 def windows_around(

@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cxrsynth.data import CXRDataModule, Manifest
@@ -23,12 +24,17 @@ def test_batches_are_as_the_design_says(patients):
     assert data.findings == ["A", "B"]
     batch = next(iter(data.val_dataloader()))
     manifest = data.manifest("val")
-    assert set(batch) == {"image", "target", "image_id"}
+    assert set(batch) == {"image", "target", "image_id", "view", "sex", "age", "text"}
     assert batch["image"].shape == (len(batch["image_id"]), 1, 16, 16)
     assert batch["image"].dtype == batch["target"].dtype == torch.float32
     first = to_square(read_image(manifest.path(batch["image_id"][0])), 16)
     torch.testing.assert_close(batch["image"][0], first, atol=1e-3, rtol=0)
     torch.testing.assert_close(batch["target"], manifest.targets(["A", "B"])[: len(batch["target"])])
+    rows = manifest.table.iloc[: len(batch["image_id"])]
+    assert batch["view"] == rows.view.tolist()
+    assert batch["sex"] == ["F"] * len(rows)
+    assert batch["age"].tolist() == rows.age.tolist()
+    assert batch["text"] == [""] * len(rows)
     data.setup("predict")
     assert sorted(ids(data.predict_dataloader())) == sorted(Manifest.load(patients).table.image_id)
 
@@ -219,7 +225,6 @@ def test_augmentation_moves_image_and_map_together():
     spot[:, :, 20:28, 30:38] = 1
     marked = image * 0.5 + spot * 0.5
     augmented, moved = build_augment(1.0)(marked, spot)
-    assert moved is not None
     assert augmented.shape == marked.shape
     assert augmented.min() >= 0
     assert augmented.max() <= 1
@@ -239,11 +244,26 @@ def test_augmentation_moves_image_and_map_together():
 def test_augmentation_never_flips_and_zero_changes_nothing():
     left = torch.zeros(64, 1, 32, 32)
     left[..., :12] = 1
-    out, _ = build_augment(1.0)(left)
+    (out,) = build_augment(1.0)(left)
     assert (out[..., :16].mean((1, 2, 3)) > out[..., 16:].mean((1, 2, 3))).all()
-    same, none = build_augment(0.0)(left)
+    (same,) = build_augment(0.0)(left)
     assert torch.equal(same, left)
-    assert none is None
+
+
+def test_batches_carry_masks_of_the_lungs(archive):
+    metadata = archive([{"image_id": name, "labels": "No Finding"} for name in "abc"])
+    mask = np.zeros((40, 32), np.uint8)
+    mask[10:30, 4:28] = 255
+    Image.fromarray(mask).save(metadata.parent / "a_lungs.png")
+    (metadata.parent / "masks.csv").write_text("image_id,path,structure\na,a_lungs.png,lungs\nb,a_lungs.png,heart\n")
+    data = CXRDataModule(str(metadata), size=20, fractions=[1.0, 0.0, 0.0], lungs=True, batch_size=3)
+    data.setup("predict")
+    batch = next(iter(data.predict_dataloader()))
+    lungs = dict(zip(batch["image_id"], batch["lungs"], strict=True))
+    expected = to_square(torch.from_numpy(mask)[None].float() / 255, 20) > 0.5
+    assert torch.equal(lungs["a"], expected.float())
+    assert not lungs["b"].any()
+    assert not lungs["c"].any()
 
 
 def test_labels_of_views_and_sites_are_checked(patients):

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from cxrsynth.errors import UserError
-from cxrsynth.inpainting.condition import Condition, ConditionEmbedder
-from cxrsynth.inpainting.guidance import guide
+from cxrsynth.inpainting.condition import FIELDS, Condition, index_of
+from cxrsynth.inpainting.embedder import ConditionEmbedder
+from cxrsynth.inpainting.text import TextEncoder
 
 NAMES = ["Effusion", "Nodule/Mass", "Pneumothorax"]
 NAN = torch.nan
@@ -47,7 +49,8 @@ def test_embedder_tells_the_three_states_of_each_finding_apart():
     for finding in range(3):
         table = torch.zeros(3, 3)
         table[:, finding] = states
-        tokens, vector = embed(Condition(table))
+        embedded = embed(Condition(table))
+        tokens, vector = embedded.tokens, embedded.vector
         assert tokens.shape == (3, 3, 8)
         others = [i for i in range(3) if i != finding]
         assert torch.equal(tokens[0, others], tokens[2, others])
@@ -58,38 +61,91 @@ def test_embedder_tells_the_three_states_of_each_finding_apart():
     assert embed.states.grad is not None
 
 
-class Linear:
-    """A field whose velocity is known: finding 0's value, 10 where it is unknown."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def __call__(self, x, t, region, coordinates, condition):
-        self.batches.append(len(x))
-        return condition.findings[:, :1, None, None].nan_to_num(10.0).expand_as(x)
-
-
-def ask(weight: float, baseline: str = "unknown") -> tuple[torch.Tensor, Linear]:
-    x, field = torch.zeros(2, 1, 4, 4), Linear()
-    condition = Condition.from_names([["Effusion"], []], NAMES)
-    out = guide(field, x, torch.zeros(2), x, x.expand(2, 2, 4, 4), condition, weight=weight, baseline=baseline)
-    return out[:, 0, 0, 0], field
+def whole(batch: int = 4) -> Condition:
+    """Every field known in every image."""
+    return Condition(
+        torch.zeros(batch, 3),
+        text=torch.arange(1, 6).expand(batch, 5),
+        view=torch.ones(batch, dtype=torch.long),
+        sex=torch.zeros(batch, dtype=torch.long),
+        age=torch.full((batch,), 61.0),
+    )
 
 
-def test_guidance_formula_in_one_forward():
-    velocity, field = ask(2.5)
-    same(velocity, [10 + 2.5 * (1 - 10), 10 + 2.5 * (0 - 10)])
-    assert field.batches == [4]
-    same(ask(0.0)[0], [10.0, 10.0])
-    same(ask(3.0, "none")[0], [3.0, 0.0])
+def test_fields_not_given_are_unknown():
+    condition = Condition.none(2, 3)
+    assert [name for name in FIELDS if condition.known(name).any()] == ["findings"]
+    assert all(whole().known(name).all() for name in FIELDS)
 
 
-def test_guidance_weight_one_is_the_conditional_field():
-    velocity, field = ask(1.0)
-    same(velocity, [1.0, 0.0])
-    assert field.batches == [2]
+def test_forgetting_one_field_leaves_the_others():
+    for name in FIELDS:
+        less = whole().without([name])
+        assert [other for other in FIELDS if not less.known(other).any()] == [name]
+    assert not any(whole().as_unknown().known(name).any() for name in FIELDS)
 
 
-def test_guidance_refuses_an_unknown_baseline():
-    with pytest.raises(UserError, match="somewhere"):
-        ask(2.0, "somewhere")
+def test_none_forgets_the_text_that_may_say_otherwise():
+    none = Condition.from_names([["Effusion"]], NAMES)
+    none = Condition(none.findings, whole(1).text, whole(1).view, whole(1).sex, whole(1).age).as_none()
+    same(none.findings, [[0.0, 0, 0]])
+    assert [name for name in FIELDS if not none.known(name).any()] == ["text"]
+
+
+def test_fields_are_dropped_independently_at_their_rates():
+    condition = whole(20_000).dropped(0.0, 0.0, torch.Generator().manual_seed(0), {"text": 0.3, "sex": 0.1})
+    lost = {name: ~condition.known(name) for name in FIELDS}
+    for name, rate in {"text": 0.3, "sex": 0.1, "view": 0.0, "age": 0.0, "findings": 0.0}.items():
+        assert lost[name].float().mean() == pytest.approx(rate, abs=0.01)
+    assert (lost["text"] & lost["sex"]).float().mean() == pytest.approx(0.03, abs=0.006)
+    everything = whole(1000).dropped(0.5, 0.0)
+    assert all(torch.equal(everything.known("age"), everything.known(name)) for name in FIELDS)
+
+
+def test_cat_pads_texts_and_slices_undo_it():
+    both = Condition.cat([Condition.none(1, 3), whole(2)])
+    assert len(both) == 3
+    assert both.known("text").tolist() == [False, True, True]
+    assert torch.equal(both[1:].text, whole(2).text)
+    assert both[:1].known("age").tolist() == [False]
+
+
+def test_index_of_names():
+    assert index_of(["AP", "", "LATERAL", "PA"], ["PA", "AP"]).tolist() == [1, -1, -1, 0]
+
+
+def embedder() -> ConditionEmbedder:
+    torch.manual_seed(0)
+    return ConditionEmbedder(3, 8, 16, ["view", "sex", "age", "text"], 2, TextEncoder(20, 16, 1, 2, 8), 4).eval()
+
+
+def test_every_field_changes_the_vector_and_its_own_tokens_only():
+    embed, condition = embedder(), whole(1)
+    base = embed(condition)
+    assert base.tokens.shape == (1, 3 + 3 + 4, 8)
+    mine = {"findings": range(3), "view": [3], "sex": [4], "age": [5], "text": range(6, 10)}
+    for name, tokens in mine.items():
+        other = embed(condition.without([name]))
+        assert (other.vector - base.vector).abs().max() > 1e-3
+        changed = (other.tokens - base.tokens).abs().amax(2)[0] > 1e-4
+        assert set(changed.nonzero().flatten().tolist()) == set(tokens)
+
+
+def test_ages_are_told_apart_and_neighbours_are_alike():
+    embed = embedder()
+    tokens = torch.cat([embed.age(torch.tensor([float(age)])) for age in (20, 60, 61, 90)])
+    distance = torch.cdist(tokens, tokens)
+    assert distance[1, 2] < 0.2 * distance[0, 3]
+
+
+def test_tokens_of_a_text_do_not_depend_on_how_far_it_is_padded():
+    embed, ids = embedder(), torch.tensor([[3, 4, 5]])
+    short, long = (embed(Condition(torch.zeros(1, 3), text=text)) for text in (ids, pad(ids, (0, 4), value=-1)))
+    torch.testing.assert_close(short.tokens, long.tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_an_embedder_of_findings_ignores_other_fields():
+    torch.manual_seed(0)
+    embed = ConditionEmbedder(3, 8, 16)
+    assert set(embed.state_dict()) == {"states", *(f"to_vector.{i}.{w}" for i in (0, 2) for w in ("weight", "bias"))}
+    assert torch.equal(embed(whole()).vector, embed(Condition(torch.zeros(4, 3))).vector)

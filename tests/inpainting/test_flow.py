@@ -73,6 +73,14 @@ def test_warp_makes_the_last_steps_fine():
     assert times == pytest.approx([0, 1 - 0.75**2, 1 - 0.5**2, 1 - 0.25**2])
 
 
+@pytest.mark.parametrize("solver", [*ORDERS, "dopri5"])
+def test_a_later_start_follows_the_rest_of_the_path(solver: str):
+    x0 = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    end = integrate(lambda x, t: x * math.cos(t), x0, solver=solver, steps=400, start=0.4)
+    torch.testing.assert_close(end, x0 * math.exp(math.sin(1.0) - math.sin(0.4)), atol=2e-3, rtol=0)
+    assert torch.equal(integrate(lambda x, t: x, x0, solver=solver, steps=3, start=1.0), x0)
+
+
 def test_dopri5_is_near_the_truth():
     pytest.importorskip("torchdiffeq")
     assert error("dopri5", 1) < 1e-4
@@ -88,7 +96,13 @@ def test_solver_counts_its_evaluations():
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [({"solver": "leapfrog"}, "leapfrog"), ({"steps": 0}, "at least 1"), ({"warp": 0.5}, "warp")]
+    ("options", "word"),
+    [
+        ({"solver": "leapfrog"}, "leapfrog"),
+        ({"steps": 0}, "at least 1"),
+        ({"warp": 0.5}, "warp"),
+        ({"start": 2.0}, "start"),
+    ],
 )
 def test_solver_refuses(options: dict, word: str):
     with pytest.raises(UserError, match=word):

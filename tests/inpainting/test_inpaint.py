@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting import Condition, inpaint
-from cxrsynth.inpainting.unet import DATA_STD, VelocityUNet, preconditioning
+from cxrsynth.inpainting.unet import VelocityUNet
+from cxrsynth.inpainting.velocity import DATA_STD, preconditioning
 
 SMALL = {"channels": (8, 16), "attention": (False, False), "head_channels": 8, "norm_groups": 4, "token_width": 8}
 
@@ -123,3 +126,36 @@ def test_preconditioning_is_the_best_linear_guess():
         skip, scale = preconditioning(torch.tensor(time, dtype=torch.float64))
         assert skip.item() == pytest.approx(((x * v).mean() / (x * x).mean()).item(), abs=0.02)
         assert scale.item() == pytest.approx((v - skip * x).std().item(), rel=0.02)
+
+
+def test_strength_leads_from_the_source_to_a_painting_from_nothing():
+    image, region = torch.rand(2, 1, 40, 40), region_of(2)
+    request = (image, region, Condition.none(2, 2))
+    change = [
+        (inpaint(*request, seeds=[1, 2], **OPTIONS, strength=strength) - image).abs().mean().item()
+        for strength in (0.0, 0.25, 0.5, 1.0)
+    ]
+    assert change[0] < 1e-6
+    assert change == sorted(change)
+    assert torch.equal(
+        inpaint(*request, seeds=[1, 2], **OPTIONS, strength=1.0), inpaint(*request, seeds=[1, 2], **OPTIONS)
+    )
+    with pytest.raises(UserError, match="strength"):
+        inpaint(*request, seeds=[1, 2], **OPTIONS, strength=1.2)
+
+
+def test_a_field_whose_activations_are_computed_again_learns_the_same():
+    region, condition = region_of(2, 24), Condition.none(2, 2)
+    inputs = (torch.randn(2, 1, 24, 24), torch.rand(2), region, torch.rand(2, 2, 24, 24), condition)
+    plain = small_field()
+    again = VelocityUNet(2, **SMALL, recompute=True).eval()
+    again.load_state_dict(plain.state_dict())
+    copied = copy.deepcopy(again)
+    for field in (plain, again):
+        field(*inputs).square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    assert copied(*inputs).abs().max() > 0  # the copy's blocks are its own

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cxrsynth.errors import UserError
-from cxrsynth.inpainting.window import windows_around
+from cxrsynth.inpainting.window import soft_edge, windows_around
 
 
 def region_of(height: int, width: int, *boxes: tuple[int, int, int, int]) -> torch.Tensor:
@@ -105,3 +105,27 @@ def test_pasting_is_exact_outside():
 def test_bad_windows_are_refused(options: dict):
     with pytest.raises(UserError):
         windows_around(torch.ones(1, 1, 8, 8), **options)
+
+
+def test_a_soft_edge_lies_inside_the_region_only():
+    region = torch.zeros(1, 1, 20, 20)
+    region[..., 5:15, 0:15] = 1
+    edge = soft_edge(region, 3)
+    assert torch.equal(edge > 0, region > 0)
+    assert edge[0, 0, 10, 11:16].tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert edge[0, 0, 10, 0] == 1  # the image's border is no edge
+    assert torch.equal(soft_edge(region, 0), region)
+    with pytest.raises(UserError, match="feather"):
+        soft_edge(region, -1)
+
+
+def test_a_feathered_paste_is_exact_outside_and_whole_in_the_middle():
+    image, region = torch.rand(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
+    region[..., 8:24, 8:24] = 1
+    windows = windows_around(region)
+    size = windows.boxes[0][2]
+    painted = windows.crop(image, size) * 0.5
+    hard, soft = (windows.paste(painted, image, region, feather) for feather in (0, 4))
+    assert torch.equal(soft[region == 0], image[region == 0])
+    assert torch.equal(soft[..., 14:18, 14:18], hard[..., 14:18, 14:18])
+    torch.testing.assert_close(soft[..., 8, 16], image[..., 8, 16] + 0.2 * (hard - image)[..., 8, 16])
