@@ -12,6 +12,7 @@ COMMANDS: dict[str, Any] = {
     "run": "cxrsynth.pipeline:run",
     "report": "cxrsynth.report:write_report",
     "doctor": "cxrsynth.commands:doctor",
+    "encoder": {"inspect": "cxrsynth.commands:inspect_weights"},
     "data": {
         "import": "cxrsynth.data.commands:import_archive",
         "check": "cxrsynth.data.commands:check",
@@ -28,6 +29,7 @@ USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help expla
   predict    its predictions; with synthesize.yaml the images of a plan
              (these four are LightningCLI: --model.X, --data.X, --trainer.X and --print_config)
   data       import | check | split | phantom: everything about archives and their manifests
+  encoder    inspect FILE: what a file of an encoder or of GLoRI heads holds, and the call that loads it
   report     write report.html and report.json of a run folder again
   doctor     versions, kernels, threads and GPU of this installation, and what to do about them
 """

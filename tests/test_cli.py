@@ -1,13 +1,17 @@
 """The command line as a user meets it, judged by its words and its exit status."""
 
+import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cxrsynth.cli import COMMANDS, TRAINER_COMMANDS, USAGE, main
 from cxrsynth.data.phantom import write_phantom
+from cxrsynth.encoder import ViT
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = str(ROOT / "lightning_configs" / "quickstart.yaml")
@@ -40,6 +44,53 @@ def test_doctor_in_a_process_of_its_own_names_versions_and_kernels():
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert all(word in result.stdout for word in ("torch", "lightning", "kernels"))
+
+
+def inspected(capsys, *arguments: str) -> dict[str, str]:
+    main(["encoder", "inspect", *arguments])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    return {key: value for key, value in (re.split(r"\s{2,}", line) for line in lines)}
+
+
+def test_inspect_tells_an_encoder_from_its_file(capsys, tmp_path):
+    encoder = ViT(image_size=28, patch_size=14, dim=64, depth=2, num_heads=1, registers=3, ffn="mlp", layer_scale=None)
+    state = {
+        f"backbone.{key.replace('blocks.', 'blocks.0.')}": value.half() for key, value in encoder.state_dict().items()
+    }
+    file = tmp_path / "teacher.pth"
+    torch.save({"teacher": state}, file)
+    found = inspected(capsys, str(file))
+    assert found["layout"] == "CheXFound teacher, blocks in 1 chunks"
+    sizes = ("image size", "patch size", "dim", "depth", "num heads", "registers", "feed-forward", "feed-forward width")
+    assert [found[key] for key in sizes] == ["28", "14", "64", "2", "1", "3", "mlp", "256"]
+    assert (found["layer scale"], found["stored as"]) == ("no", "float16")
+    assert int(found["parameters"].replace(",", "")) == sum(p.numel() for p in encoder.parameters())
+    assert found["sha256 of teacher.pth"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    # the call that is advised works as it stands
+    namespace: dict = {}
+    exec(f"import cxrsynth.encoder; loaded = {found['load with']}", namespace)
+    assert namespace["loaded"].config["registers"] == 3
+
+
+def test_inspect_asks_for_heads_that_the_width_does_not_tell(capsys, tmp_path):
+    torch.save(ViT(image_size=16, patch_size=8, dim=48, depth=1, num_heads=4).state_dict(), tmp_path / "release.pth")
+    assert inspected(capsys, str(tmp_path / "release.pth"))["num heads"] == "unknown: give --num_heads"
+    found = inspected(capsys, str(tmp_path / "release.pth"), "--num_heads", "4")
+    assert (found["layout"], found["num heads"]) == ("DINOv2 release, flat blocks", "4")
+    assert found["load with"].endswith("num_heads=4)")
+
+
+def test_inspect_tells_heads_apart_from_encoders(capsys, shared):
+    found = inspected(capsys, str(shared / "golden" / "chexfound_small" / "glori.pth"))
+    assert (found["layout"], found["classes"], found["cat cls"]) == ("GLoRI head", "5", "False")
+
+
+def test_inspect_refuses_anything_else(capsys, tmp_path):
+    refused(capsys, ["encoder", "inspect", str(tmp_path / "none.pth")], "none.pth", "give the path")
+    (tmp_path / "text.pth").write_text("no weights")
+    refused(capsys, ["encoder", "inspect", str(tmp_path / "text.pth")], "text.pth", "plain tensors")
+    torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
+    refused(capsys, ["encoder", "inspect", str(tmp_path / "other.pth")], "holds no encoder", "fc.weight")
 
 
 def test_an_unknown_command_is_refused(capsys):

@@ -132,6 +132,12 @@ def _sizes(state: Mapping[str, Tensor], names: Mapping[str, str], blocks: int, p
     }
 
 
+def holds_glori(path: str | Path) -> bool:
+    """Whether a file holds GLoRI heads in the authors' layout."""
+    raw = read_weights(path)
+    return any(_PREFIX.match(str(key)) for key in (raw["model"] if isinstance(raw.get("model"), Mapping) else raw))
+
+
 def inspect_glori(path: str | Path) -> list[dict[str, Any]]:
     """What a file of GLoRI heads holds: for each its name, sizes and number of parameters.
 
@@ -140,11 +146,8 @@ def inspect_glori(path: str | Path) -> list[dict[str, Any]]:
     """
     raw = read_weights(path)
     entries = raw["model"] if isinstance(raw.get("model"), Mapping) else raw
-    names = {match["name"] or "" for key in entries if (match := _PREFIX.match(key))}
-    if not names:
-        _pick_head(raw, None, path)
     heads = []
-    for name in sorted(names):
+    for name in sorted({match["name"] or "" for key in entries if (match := _PREFIX.match(key))}):
         head = load_glori(path, name=name)
         dtypes = {str(value.dtype).removeprefix("torch.") for value in _pick_head(raw, name, path)[1].values()}
         sizes = {key: head.config[key] for key in ("findings", "encoder_dim", "blocks", "dim", "ffn_hidden", "cat_cls")}

@@ -89,6 +89,8 @@ def _content(file: Path) -> Mapping[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in reason:  # torch's own advice is to run what is in the file
+            reason = "it is damaged, or holds code and objects beside plain tensors"
         raise UserError(f"cannot read weights from {file}: {reason}; give a file of tensors alone") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{file} holds a {type(content).__name__}, not a mapping of names to weights")
