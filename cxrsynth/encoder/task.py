@@ -7,14 +7,14 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from cxrsynth.data.targets import FindingMetrics
+from cxrsynth.encoder.callbacks import EncoderProbe
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
 from cxrsynth.encoder.crops import CropPlan, image_generator, multi_crop, patch_masks
 from cxrsynth.encoder.heads import ProjectionHead
 from cxrsynth.encoder.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 from cxrsynth.encoder.optimisation import parameter_groups, set_rates, update_average
 from cxrsynth.encoder.preprocess import normalise
-from cxrsynth.encoder.probe import neighbour_scores
+from cxrsynth.encoder.probe import summary_vector
 from cxrsynth.encoder.schedules import cosine, linear
 from cxrsynth.encoder.vit import Features, ViT
 from cxrsynth.errors import UserError
@@ -190,21 +190,14 @@ class DINOTask(L.LightningModule):
         self.log("train/loss", total, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         return total
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the images of the last validation."""
-        self._seen: list[tuple[Tensor, Tensor]] = []
+    def configure_callbacks(self) -> list[L.Callback]:
+        """An `EncoderProbe`, unless the Trainer has one."""
+        own = any(isinstance(callback, EncoderProbe) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if own else [EncoderProbe()]
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Keep the teacher's view of a batch for the probe."""
-        self._seen.append((self(batch["image"])[0][1], batch["target"]))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log `val/knn_auroc`: whether an image's nearest others share its findings, 0.5 being chance."""
-        features, target = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        scores = neighbour_scores(features, target)
-        metrics = FindingMetrics(target.shape[1]).to(target.device)
-        metrics.update(scores.logit(eps=1e-6), target)
-        self.log("val/knn_auroc", metrics.compute()["auroc"].nanmean(), prog_bar=True, sync_dist=True)
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Tensor]:
+        """The teacher's view of a batch, for the probe."""
+        return {"features": summary_vector(self(batch["image"]))}
 
     @torch.no_grad()
     def _targets(self, whole: Tensor, masks: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -123,3 +123,31 @@ def test_mistakes_are_named():
         make_task(centering="none")
     with pytest.raises(UserError, match="local_size is 20"):
         make_task(local_size=20)
+
+
+def labelled(batch: dict) -> dict:
+    """Whether the left half is brighter than the right: findings that an untrained encoder shows as well."""
+    left, right = batch["image"][..., :20].mean((1, 2, 3)), batch["image"][..., 20:].mean((1, 2, 3))
+    return batch | {"target": torch.stack([left > right, left < right], 1).float()}
+
+
+def test_probes_are_taught_by_training_images_and_asked_about_others():
+    train_set = [labelled(batch) for batch in dino_trace.batches()]
+    asked = [labelled({"image": torch.rand(16, 1, 40, 40), "image_id": [str(i) for i in range(16)]}) for _ in range(4)]
+    trainer = L.Trainer(
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(
+        make_task(), torch.utils.data.DataLoader(train_set, batch_size=None), torch.utils.data.DataLoader(asked, None)
+    )
+    scores = trainer.callback_metrics
+    assert 0.5 < scores["val/linear_auroc"] <= 1
+    assert 0 <= scores["val/knn_auroc"] <= 1
+    probe = next(callback for callback in trainer.callbacks if type(callback).__name__ == "EncoderProbe")
+    assert len(probe._teach(trainer, trainer.lightning_module)[1]) == 48
