@@ -15,7 +15,7 @@ __all__ = ["demons", "demons_reference"]
 
 FORCES = ("two_force", "esm", "thirion")
 UPDATES = ("additive", "diffeomorphic")
-KERNELS = ("gaussian", "itk")
+KERNELS = ("gaussian", "itk", "box")
 
 
 def demons(
@@ -48,7 +48,7 @@ def demons(
         sigma_diffusion: Smoothing of the field in pixels of the level.
         sigma_fluid: Smoothing of the update in pixels of the level.
         update: "additive" or "diffeomorphic".
-        kernel: "gaussian" or "itk".
+        kernel: "gaussian", "itk" or "box".
         mask: `[B, 1, H, W]`, 1 = pixels that move the field.
         initial_field: `[B, 2, H, W]` in pixels.
         tol: A level stops after the iteration whose RMS update is below it.

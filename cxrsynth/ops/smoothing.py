@@ -1,4 +1,4 @@
-"""Half kernels of the two Gaussians that Demons smooths with."""
+"""Half kernels that Demons smooths with."""
 
 import math
 
@@ -16,6 +16,7 @@ def smoothing_taps(sigma: float, kernel: str) -> list[float]:
         sigma: Standard deviation in pixels, at most MAX_SIGMA; 0 = no smoothing.
         kernel: "gaussian": exp(-x^2 / 2 sigma^2) up to 2.5 sigma. "itk": exp(-sigma^2) I_n(sigma^2), cut where less
             than 0.1 of the mass is left (ITK's GaussianOperator with the default maximum error of displacement fields).
+            "box": equal weights, as many as come nearest to sigma; at one reach it needs the fewest.
 
     Returns:
         At most 33 weights, empty for sigma 0.
@@ -25,6 +26,8 @@ def smoothing_taps(sigma: float, kernel: str) -> list[float]:
     if kernel == "gaussian":
         x = np.arange(max(round(2.5 * sigma), 1) + 1)
         weights = np.exp(-0.5 * (x / sigma) ** 2)
+    elif kernel == "box":  # radius r has variance r (r + 1) / 3
+        weights = np.ones(max(round(math.sqrt(3 * sigma**2 + 0.25) - 0.5), 1) + 1)
     else:
         weights = ive(np.arange(MAX_RADIUS + 1), sigma**2)
         mass = 2 * np.cumsum(weights) - weights[0]

@@ -2,6 +2,7 @@
 
 from cxrsynth.registration.field import (
     compose,
+    exponential,
     from_grid_sample,
     from_itk,
     from_rows_first,
@@ -19,6 +20,7 @@ __all__ = [
     "RegistrationResult",
     "TransportResult",
     "compose",
+    "exponential",
     "from_grid_sample",
     "from_itk",
     "from_rows_first",

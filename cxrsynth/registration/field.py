@@ -26,6 +26,22 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
     return second + warp(first, second)
 
 
+def exponential(velocity: Tensor, squarings: int = 8) -> Tensor:
+    """The flow along a stationary velocity after time 1, by scaling and squaring (Arsigny et al. 2006).
+
+    Args:
+        velocity: `[B, 2, H, W]` in pixels.
+        squarings: N of the first step v / 2^N, which is then composed with itself N times.
+
+    Returns:
+        `[B, 2, H, W]`; exponential(-velocity) is its inverse.
+    """
+    displacement = velocity / 2**squarings
+    for _ in range(squarings):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
 def invert(displacement: Tensor, iterations: int = 30) -> Tensor:
     """The field v with v(p) = -u(p + v(p)), by fixed-point iteration (Chen et al. 2008, eq. 4).
 

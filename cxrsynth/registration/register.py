@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from cxrsynth.errors import UserError
 from cxrsynth.ops import demons, warp
 from cxrsynth.registration.field import smallest_jacobian
 
@@ -43,6 +45,7 @@ def register(
     update: str = "additive",
     kernel: str = "gaussian",
     mask: Tensor | None = None,
+    margin: int = 0,
     initial_field: Tensor | None = None,
     tol: float | None = None,
 ) -> RegistrationResult:
@@ -63,8 +66,11 @@ def register(
         sigma_fluid: Gaussian that smooths each update; 0 = none.
         update: "additive" (u + du) or "diffeomorphic" (u composed with exp(du)).
         kernel: "gaussian" (cut at 2.5 sigma, borders repeated) or "itk" (ITK's kernel, gradients, borders and order of
-            smoothing, to compare with SimpleITK).
+            smoothing, to compare with SimpleITK) or "box" (a running mean of the same reach with the fewest weights:
+            repeated every iteration, it smooths as a Gaussian does).
         mask: `[B, 1, H, W]` in 0/1: only these pixels of `fixed` pull, and only these count in `mse` and `rms_update`.
+        margin: Width in pixels of a frame of `fixed` that does not pull either: what belongs there may have left the
+            moving image, whose border then pulls falsely.
         initial_field: `[B, 2, H, W]` in pixels to start from.
         tol: A level stops for an image after the iteration whose RMS update is below `tol` pixels.
 
@@ -86,11 +92,24 @@ def register(
         sigma_fluid=sigma_fluid,
         update=update,
         kernel=kernel,
-        mask=mask,
+        mask=_without_frame(fixed, mask, margin),
         initial_field=initial_field,
         tol=tol,
     )
     return RegistrationResult(displacement, warp(moving, displacement), mse, rms, smallest_jacobian(displacement))
+
+
+def _without_frame(fixed: Tensor, mask: Tensor | None, margin: int) -> Tensor | None:
+    """`mask` with a frame of `margin` pixels set to 0."""
+    if margin == 0:
+        return mask
+    height, width = fixed.shape[-2:]
+    if not 0 < 2 * margin < min(height, width):
+        raise UserError(f"register: margin is {margin}; it must be from 0 to less than half of {min(height, width)}")
+    inner = (..., slice(margin, height - margin), slice(margin, width - margin))
+    framed = torch.zeros_like(fixed)
+    framed[inner] = 1 if mask is None else mask[inner].to(fixed)
+    return framed
 
 
 class Registration(nn.Module):
@@ -106,6 +125,7 @@ class Registration(nn.Module):
         sigma_fluid: As there.
         update: As there.
         kernel: As there.
+        margin: As there.
         tol: As there.
     """
 
@@ -120,6 +140,7 @@ class Registration(nn.Module):
         sigma_fluid: float = 0.0,
         update: str = "additive",
         kernel: str = "gaussian",
+        margin: int = 0,
         tol: float | None = None,
     ) -> None:
         super().__init__()
@@ -133,6 +154,7 @@ class Registration(nn.Module):
             "sigma_fluid": sigma_fluid,
             "update": update,
             "kernel": kernel,
+            "margin": margin,
             "tol": tol,
         }
 

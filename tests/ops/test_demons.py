@@ -105,6 +105,14 @@ def test_opcheck_and_compile():
     torch.testing.assert_close(compiled(moving, fixed), demons(moving, fixed)[0] * 2)
 
 
+def test_box_taps_are_equal_and_of_the_asked_reach():
+    for sigma in (0.8, 1.63, 3.2, 10.0):
+        taps = smoothing_taps(sigma, "box")
+        radius = len(taps) - 1
+        assert taps == [1 / (2 * radius + 1)] * len(taps)
+        assert abs((radius * (radius + 1) / 3) ** 0.5 - sigma) < 0.3
+
+
 def test_itk_taps_as_itk_prints_them():
     assert len(smoothing_taps(1.0, "itk")) == 3
     assert len(smoothing_taps(2.0, "itk")) == 4
@@ -118,7 +126,7 @@ def test_itk_taps_as_itk_prints_them():
     [
         {"force": "both"},
         {"update": "exp"},
-        {"kernel": "box"},
+        {"kernel": "median"},
         {"iterations": (1,), "shrink": (1, 2)},
         {"shrink": (0,), "iterations": (1,)},
         {"alpha": 0},

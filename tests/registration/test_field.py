@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from cxrsynth.registration import (
     compose,
+    exponential,
     from_grid_sample,
     from_itk,
     from_rows_first,
@@ -36,6 +37,24 @@ def test_inverse_composed_with_field_is_identity():
     rest = compose(field, invert(field))[..., 8:-8, 8:-8]
     assert rest.abs().max() < 1e-3
     assert field.abs().max() > 1
+
+
+def test_exponentials_of_opposite_velocities_undo_each_other():
+    velocity = smooth_field(reach=2.0, height=96, width=128)
+    forth, back = exponential(velocity), exponential(-velocity)
+    for rest in (compose(forth, back), compose(back, forth)):
+        assert rest[..., 16:-16, 16:-16].abs().max() < 0.02
+    assert forth.abs().max() > 3
+    assert jacobian_determinant(forth).min() > 0
+
+
+def test_exponential_of_a_linear_velocity_is_the_matrix_exponential():
+    y, x = torch.meshgrid(*(torch.arange(-30.0, 31, dtype=torch.float64) for _ in range(2)), indexing="ij")
+    a = torch.tensor([[0.1, -0.4], [0.5, -0.2]], dtype=torch.float64)  # turns and stretches about the centre
+    points = torch.stack([x, y])
+    expected = torch.einsum("ij,jhw->ihw", torch.linalg.matrix_exp(a) - torch.eye(2, dtype=torch.float64), points)
+    found = exponential(torch.einsum("ij,jhw->ihw", a, points)[None], squarings=14)[0]
+    torch.testing.assert_close(found[:, 15:-15, 15:-15], expected[:, 15:-15, 15:-15], rtol=0, atol=2e-3)
 
 
 def test_compose_adds_translations():

@@ -1,0 +1,90 @@
+"""The instruction sets that this machine can run give the same results."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cxrsynth.ops import demons, warp
+from cxrsynth.ops.extension import kernels
+
+
+@pytest.fixture
+def on_each_path():
+    """Calls a function once on every usable path and returns {path: result}."""
+    best = kernels().current_path()
+
+    def call(function):
+        results = {}
+        for path in kernels().usable_paths():
+            kernels().set_path(path)
+            results[path] = function()
+        return results
+
+    yield call
+    kernels().set_path(best)
+
+
+def images(height=67, width=90):
+    moving = F.interpolate(torch.rand(1, 1, 12, 12), (height, width), mode="bicubic")
+    field = F.interpolate(torch.randn(1, 2, 4, 4), (height, width), mode="bicubic")
+    return moving, warp(moving, field)
+
+
+def test_the_paths_are_named_and_an_unknown_one_is_refused():
+    usable = kernels().usable_paths()
+    assert usable[0] == "portable"
+    assert kernels().current_path() in usable
+    with pytest.raises(ValueError, match="no usable CPU path is called none"):
+        kernels().set_path("none")
+
+
+@pytest.mark.parametrize(
+    ("force", "update", "kernel"),
+    list(itertools.product(["two_force", "esm", "thirion"], ["additive", "diffeomorphic"], ["gaussian", "itk"])),
+)
+def test_demons_agrees_within_a_millionth_of_a_pixel(on_each_path, force, update, kernel):
+    moving, fixed = (image.double() for image in images())
+    options = {"force": force, "update": update, "kernel": kernel, "sigma_diffusion": 1.5, "sigma_fluid": 0.7}
+    found = on_each_path(lambda: demons(moving, fixed, iterations=(6, 4, 2), **options))
+    for result in found.values():
+        for ours, expected in zip(result, found["portable"], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("force", "kernel"), list(itertools.product(["two_force", "esm", "thirion"], ["gaussian", "itk"]))
+)
+def test_one_float32_iteration_agrees_within_a_millionth_of_a_pixel(on_each_path, force, kernel):
+    moving, fixed = images()
+    found = on_each_path(
+        lambda: demons(moving, fixed, iterations=(1,), shrink=(1,), force=force, kernel=kernel, sigma_diffusion=1.5)[0]
+    )
+    assert found["portable"].abs().max() > 0.1
+    for result in found.values():
+        torch.testing.assert_close(result, found["portable"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("reach", [0.3, 4.0, 60.0])  # shuffles of few source rows, then gathers, then the border
+@pytest.mark.parametrize("channels", [1, 3])
+def test_warp_agrees(on_each_path, mode, reach, channels):
+    image, displacement = torch.rand(2, channels, 45, 77), torch.randn(2, 2, 45, 77) * reach
+    found = on_each_path(lambda: warp(image, displacement, mode))
+    for result in found.values():
+        torch.testing.assert_close(result, found["portable"], rtol=0, atol=1e-6)
+
+
+def test_gradients_of_warp_agree(on_each_path):
+    image, displacement = torch.rand(1, 2, 33, 50), torch.randn(1, 2, 33, 50) * 2
+    weight = torch.randn_like(image)
+
+    def gradients():
+        inputs = image.clone().requires_grad_(), displacement.clone().requires_grad_()
+        return torch.autograd.grad((warp(*inputs) * weight).sum(), inputs)
+
+    found = on_each_path(gradients)
+    for result in found.values():
+        for ours, expected in zip(result, found["portable"], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
