@@ -10,6 +10,7 @@ from torch import Tensor
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.regions import draw_regions
+from cxrsynth.inpainting.telling import Teller
 from cxrsynth.inpainting.window import windows_around
 
 
@@ -30,24 +31,9 @@ class Examples:
     condition: Condition
 
 
-def conditions_of(target: Tensor, finding: Tensor) -> Condition:
-    """What is known of the region in which each image's drawn finding lies.
-
-    The drawn finding is present. Findings that the image has besides may lie anywhere: unknown. Findings that it lacks
-    are absent; findings it was never read for stay unknown. A healthy image lacks them all.
-
-    Args:
-        target: `[B, C]`; 1, 0 or NaN.
-        finding: Index drawn for each image, int64 `[B]`; -1 = none: healthy, or diseased where nobody knows.
-    """
-    healthy = (finding < 0) & ~(target == 1).any(1)
-    known = target.masked_fill(target == 1, torch.nan)
-    drawn = torch.arange(target.shape[1], device=target.device) == finding[:, None]
-    return Condition(known.masked_fill(drawn, 1.0).masked_fill(healthy[:, None], 0.0))
-
-
 def draw_examples(
     batch: Mapping[str, Any],
+    teller: Teller,
     *,
     size: int,
     regions: Mapping[str, float],
@@ -56,11 +42,14 @@ def draw_examples(
     minimum: float,
     jitter: float = 0.0,
     generator: torch.Generator | None = None,
+    epoch: int = 0,
 ) -> Examples:
     """Draw a region for each image of a batch and cut out its window.
 
     Args:
-        batch: `image [B, 1, S, S]` in [0, 1], `target [B, C]`, `map [B, 1, S, S]` and `finding [B]`.
+        batch: `image [B, 1, S, S]` in [0, 1], `target [B, C]`, `map [B, 1, S, S]`, `finding [B]`, perhaps
+            `lungs [B, 1, S, S]`, and what the teller uses.
+        teller: Says what is known of the region.
         size: Working resolution.
         regions: Weight of each kind of region (see `draw_regions`).
         share: Range of the map's mass that an attention-shaped region holds.
@@ -68,6 +57,7 @@ def draw_examples(
         minimum: See `windows_around`.
         jitter: See `windows_around`.
         generator: Source of the draws, on the CPU.
+        epoch: See `Teller`.
 
     Raises:
         UserError: The batch has no maps.
@@ -75,11 +65,11 @@ def draw_examples(
     if "map" not in batch:
         raise UserError("maps is not given to the datamodule; give it, the inpainter paints where attention maps point")
     image, finding = batch["image"], batch["finding"]
-    region = draw_regions(batch["map"], finding >= 0, regions, share, generator)
+    region = draw_regions(batch["map"], finding >= 0, regions, share, generator, batch.get("lungs"))
     windows = windows_around(region, context=context, minimum=minimum, jitter=jitter, generator=generator)
     return Examples(
         image=2 * windows.crop(image, size) - 1,
         region=windows.crop_region(region, size),
         coordinates=windows.coordinates(size, image.device),
-        condition=conditions_of(batch["target"], finding),
+        condition=teller(batch, region.flatten(1).all(1), epoch),
     )

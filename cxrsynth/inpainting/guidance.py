@@ -103,7 +103,9 @@ def branches(condition: Condition, weight: Weights, baseline: Baseline = "unknow
     return [term for term in terms[:-1] if term[0] != 0] + terms[-1:]
 
 
-def check_guidance(weight: Weights, baseline: str, interval: tuple[float, float], rescale: float) -> None:
+def check_guidance(
+    weight: Weights, baseline: str = "unknown", interval: tuple[float, float] = (0.0, 1.0), rescale: float = 0.0
+) -> None:
     """Raises `UserError` unless these are settings of `Guided`."""
     if baseline not in get_args(Baseline):
         raise UserError(f"baseline is {baseline!r}; choose one of {', '.join(get_args(Baseline))}")

@@ -1,4 +1,4 @@
-"""The regions that a training paints: attention-shaped, lesion-shaped, boxes and the full image."""
+"""The regions that a training paints: attention-shaped, lesion-shaped, boxes, lungs and the full image."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cxrsynth.attention.region import smallest_area
 from cxrsynth.errors import UserError
 
-Kind = Literal["attention", "blob", "box", "full"]
+Kind = Literal["attention", "blob", "box", "full", "lungs"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GROW = 2  # pixels by which an attention-shaped region is widened, as `region_from_map` does when painting
 
@@ -79,6 +79,7 @@ def draw_regions(
     mix: Mapping[str, float],
     share: tuple[float, float] = (0.35, 0.7),
     generator: torch.Generator | None = None,
+    lungs: Tensor | None = None,
 ) -> Tensor:
     """One region for each image of a training batch.
 
@@ -92,6 +93,7 @@ def draw_regions(
         mix: Weight of each kind of region.
         share: Range of the share of the map's mass that its region holds.
         generator: Source of the draws, on the CPU.
+        lungs: Masks of the lungs, `[B, 1, H, W]`, 0 where unknown; an image without one is painted everywhere instead.
 
     Returns:
         `[B, 1, H, W]` in {0, 1}, none empty.
@@ -116,9 +118,10 @@ def draw_regions(
         "blob": blob_region(boxes, height, width, generator).to(maps.device),
         "box": box_region(boxes, height, width).to(maps.device),
         "full": torch.ones_like(maps),
+        "lungs": torch.zeros_like(maps) if lungs is None else (lungs > 0.5).to(maps.dtype),
     }
     region = torch.stack([choices[kind] for kind in KINDS])[kinds, torch.arange(batch)]
-    lost = ~region.flatten(1).any(1)  # a map that is 0 everywhere: the lesion may be anywhere
+    lost = ~region.flatten(1).any(1)  # no map, no lungs: the lesion may be anywhere
     return torch.where(lost.view(-1, 1, 1, 1), 1.0, region)
 
 

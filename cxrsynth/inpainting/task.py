@@ -2,88 +2,197 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
+from cxrsynth.data.datamodule import CXRDataModule
 from cxrsynth.errors import UserError
-from cxrsynth.inpainting.condition import Condition
+from cxrsynth.inpainting.condition import Condition, check_fields
 from cxrsynth.inpainting.coupling import couple
 from cxrsynth.inpainting.ema import ExponentialMovingAverage
 from cxrsynth.inpainting.examples import Examples, draw_examples
+from cxrsynth.inpainting.guidance import check_guidance
 from cxrsynth.inpainting.inpaint import inpaint
+from cxrsynth.inpainting.networks import build_field, build_text, pretrained_vocabulary
 from cxrsynth.inpainting.path import flow_loss, straight_path
 from cxrsynth.inpainting.regions import check_mix
-from cxrsynth.inpainting.unet import VelocityUNet
+from cxrsynth.inpainting.sensitivity import flipped, relative_change
+from cxrsynth.inpainting.solver import Solver
+from cxrsynth.inpainting.telling import Teller, corpus, wish
+from cxrsynth.inpainting.text import Vocabulary
+from cxrsynth.inpainting.times import Times, draw_times
 from cxrsynth.inpainting.velocity import VelocityField
 
 
 class InpaintingTask(L.LightningModule):
-    """Flow-matching inpainting conditioned on findings.
+    """Flow-matching inpainting conditioned on findings and, as `fields` says, on text, view, sex and age.
 
     Args:
         findings: Names of the findings, in the order of the batch's targets.
-        size: Working resolution, pixels; divisible by `patch * 2 ** (levels - 1)`.
-        channels: Channels of each resolution level (see `VelocityUNet`, also for the next six).
+        size: Working resolution, pixels; a multiple of `patch`, for the UNet of `patch * 2 ** (levels - 1)`.
+        network: The velocity field: `unet` (MONAI's diffusion UNet) or `dit` (a diffusion transformer).
+        channels: Of the UNet: channels of each resolution level (see `VelocityUNet`, also for the next four).
         attention: For each level, whether its blocks attend.
         num_res_blocks: Residual blocks a level.
         head_channels: Channels of an attention head.
         norm_groups: Groups of the group norms.
+        dim: Of the transformer: width of its tokens (see `VelocityDiT`, also for the next two).
+        depth: Number of blocks.
+        num_heads: Attention heads.
         patch: Side of the pixel blocks that the network sees as one position.
         bf16: Compute in bfloat16.
+        recompute: Gradient checkpointing: less memory, slower steps.
+        compile: Compile the velocity field for training.
+        fields: What conditions the velocity besides the findings: any of text, view, sex, age.
+        views: Names of the views, in the order that the checkpoint keeps.
+        vocabulary: Most tokens of the byte-pair vocabulary, which is learned from the training reports.
+        text_limit: Most tokens of a text; longer reports are cut in training.
+        text_width: Width of our own text encoder, a multiple of 16.
+        text_depth: Its number of layers.
+        text_encoder: Folder of a Hugging Face encoder to use instead (see `PretrainedText`).
+        text_tuning: How that one learns: frozen, lora or full.
+        text_lr: Peak learning rate of that one's weights; None = `lr`.
+        written: Probability that sentences written from the labels stand in for a report (see `Teller`).
         lr: Peak learning rate of AdamW, reached after `warmup` steps; then a cosine to 0 where the length is known.
         warmup: Steps.
         weight_decay: Of AdamW.
         ema_decay: Largest decay of the weight average; the average is what paints.
         drop_all: Probability that an image loses its whole condition in training.
         drop_each: Probability that a finding is forgotten on its own in training.
-        regions: Weight of each kind of training region: attention, blob, box, full.
+        drop: Probability that an image loses a field, by field: findings, text, view, sex, age; 0 where not named.
+        regions: Weight of each kind of training region: attention, blob, box, lungs, full.
         share: Range of the share of a map's mass that its training region holds.
         context: Margin of the window, in parts of the region's extent.
         minimum: Smallest window, in parts of the image's longer side.
         jitter: Random change of training windows, in parts of their side.
+        times: Distribution of the training times: uniform or logit_normal (see `draw_times`, also for the next two).
+        time_mean: Of the logit.
+        time_spread: Of the logit.
+        seed: Of the draws of training: regions, noise, times, what is forgotten, sentences. They depend on it and on
+            the step alone, so that a resumed training equals one that was not cut off.
         solver: Of `inpaint`; as are `steps` and `guidance`.
         steps: Of the solver.
-        guidance: Weight of classifier-free guidance.
+        guidance: Weight of classifier-free guidance, or one by field.
     """
 
     def __init__(
         self,
         findings: Sequence[str],
         size: int = 48,
+        network: str = "unet",
         channels: Sequence[int] = (32, 48, 64),
         attention: Sequence[bool] = (False, False, True),
         num_res_blocks: int = 1,
         head_channels: int = 16,
         norm_groups: int = 8,
+        dim: int = 192,
+        depth: int = 6,
+        num_heads: int = 6,
         patch: int = 1,
         bf16: bool = False,
+        recompute: bool = False,
+        compile: bool = False,
+        fields: Sequence[str] = (),
+        views: Sequence[str] = ("PA", "AP"),
+        vocabulary: int = 1000,
+        text_limit: int = 64,
+        text_width: int = 64,
+        text_depth: int = 2,
+        text_encoder: str | None = None,
+        text_tuning: str = "frozen",
+        text_lr: float | None = None,
+        written: float = 0.5,
         lr: float = 1e-3,
         warmup: int = 50,
         weight_decay: float = 0.01,
         ema_decay: float = 0.995,
         drop_all: float = 0.1,
         drop_each: float = 0.1,
+        drop: dict[str, float] | None = None,
         regions: dict[str, float] | None = None,
         share: Sequence[float] = (0.35, 0.7),
         context: float = 0.25,
         minimum: float = 0.375,
         jitter: float = 0.15,
-        solver: str = "midpoint",
+        times: Times = "uniform",
+        time_mean: float = 0.0,
+        time_spread: float = 1.0,
+        seed: int = 0,
+        solver: Solver = "midpoint",
         steps: int = 10,
-        guidance: float = 2.0,
+        guidance: float | dict[str, float] = 2.0,
     ):
         super().__init__()
         self.save_hyperparameters()
         self.regions = regions or {"attention": 0.6, "blob": 0.2, "box": 0.15, "full": 0.05}
         check_mix(self.regions)
-        self.velocity = VelocityUNet(
-            len(findings), channels, attention, num_res_blocks, head_channels, norm_groups, patch=patch, bf16=bf16
+        check_fields(drop or {}, "drop")
+        check_guidance(guidance)
+        draw_times(1, times, time_mean, time_spread)
+        text = build_text(
+            fields,
+            text_encoder,
+            vocabulary=vocabulary,
+            width=text_width,
+            depth=text_depth,
+            limit=text_limit,
+            tuning=text_tuning,
+        )
+        self.velocity = build_field(
+            network,
+            len(findings),
+            size=size,
+            channels=channels,
+            attention=attention,
+            num_res_blocks=num_res_blocks,
+            head_channels=head_channels,
+            norm_groups=norm_groups,
+            dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            patch=patch,
+            bf16=bf16,
+            fields=fields,
+            views=len(views),
+            text=text,
+            recompute=recompute,
         )
         self.average = ExponentialMovingAverage(self.velocity, ema_decay)
+        self.teller = Teller(tuple(findings), tuple(views), None, written, seed)
+        if text_encoder is not None:
+            self.teller = replace(self.teller, vocabulary=pretrained_vocabulary(text_encoder, text_limit))
+
+    def setup(self, stage: str) -> None:
+        """Learn the vocabulary from the reports of the training images, unless it is there already."""
+        if stage != "fit" or "text" not in self.hparams["fields"] or self.teller.vocabulary is not None:
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        reports = data.manifest("train").table["text"].tolist() if isinstance(data, CXRDataModule) else []
+        texts = corpus(reports, self.teller.findings, self.teller.views)
+        learned = Vocabulary.train(texts, self.hparams["vocabulary"], self.hparams["text_limit"])
+        self.teller = replace(self.teller, vocabulary=learned)
+
+    def on_fit_start(self) -> None:
+        """Compile, where asked for."""
+        if self.hparams["compile"]:
+            self.velocity.compile()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The vocabulary travels with the weights, as plain JSON."""
+        if self.teller.vocabulary is not None:
+            checkpoint["vocabulary"] = self.teller.vocabulary.to_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the vocabulary up again."""
+        if "vocabulary" in checkpoint:
+            known = Vocabulary.from_json(checkpoint["vocabulary"], self.hparams["text_limit"])
+            self.teller = replace(self.teller, vocabulary=known)
 
     @property
     def painter(self) -> VelocityField:
@@ -91,11 +200,14 @@ class InpaintingTask(L.LightningModule):
         return cast(VelocityField, self.average.module)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Loss of a batch of the datamodule (`image`, `target`, `map`, `finding`)."""
-        examples = self._examples(batch, self.hparams["jitter"], None)
-        condition = examples.condition.dropped(self.hparams["drop_all"], self.hparams["drop_each"])
-        loss = self._loss(self.velocity, examples, condition, None)
-        self.log("train/loss", loss, prog_bar=True)
+        """Loss of a batch of the datamodule: `image`, `target`, `map`, `finding` and what `Teller` uses."""
+        hp = self.hparams
+        place = [hp["seed"], self.current_epoch, batch_idx, self.global_rank]
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        examples = self.draw(batch, generator, hp["jitter"], self.current_epoch)
+        condition = examples.condition.dropped(hp["drop_all"], hp["drop_each"], generator, hp["drop"])
+        loss, _ = self._loss(self.velocity, examples, condition, generator)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(examples.image))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -103,11 +215,21 @@ class InpaintingTask(L.LightningModule):
         self.average.update(self.velocity)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Loss of the averaged field, at regions, noise and times that are the same in every epoch."""
-        generator = torch.Generator().manual_seed(batch_idx)
-        examples = self._examples(batch, 0.0, generator)
-        loss = self._loss(self.painter, examples, examples.condition, generator)
-        self.log("val/loss", loss, prog_bar=True, batch_size=len(examples.image))
+        """Loss of the averaged field, and how far it listens to each field of the condition (see `sensitivity.py`).
+
+        Regions, noise and times are the same in every epoch.
+        """
+        count = len(batch["image"])
+        state = torch.Generator().manual_seed(batch_idx)
+        examples = self.draw(batch, state)
+        noise = state.get_state()
+        loss, velocity = self._loss(self.painter, examples, examples.condition, state)
+        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
+        for field in ("findings", *self.hparams["fields"]):
+            state.set_state(noise)
+            changed = flipped(examples.condition, field, len(self.teller.views))
+            other = self._loss(self.painter, examples, changed, state)[1]
+            self.log(f"val/sensitivity/{field}", relative_change(velocity, other), batch_size=count, sync_dist=True)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Painted images of a batch with `image`, `region`, `findings [B, C]` and `seed` (list of int)."""
@@ -119,10 +241,48 @@ class InpaintingTask(L.LightningModule):
         settings = {name: self.hparams[name] for name in names}
         return inpaint(image, region, condition, **{"velocity": self.painter, **settings, **options})
 
+    def condition(
+        self,
+        batch: int = 1,
+        findings: Sequence[str] | None = None,
+        text: str = "",
+        view: str = "",
+        sex: str = "",
+        age: float = math.nan,
+    ) -> Condition:
+        """The same wish for each image of a batch (see `wish`), in this inpainter's words."""
+        return wish(self.teller, self.hparams["fields"], batch, findings, text, view, sex, age)
+
+    def draw(
+        self, batch: Mapping[str, Any], generator: torch.Generator, jitter: float = 0.0, epoch: int = 0
+    ) -> Examples:
+        """Windows, regions and conditions of a batch, as training sees them (see `draw_examples`)."""
+        hp = self.hparams
+        low, high = hp["share"]
+        return draw_examples(
+            batch,
+            self.teller,
+            size=hp["size"],
+            regions=self.regions,
+            share=(low, high),
+            context=hp["context"],
+            minimum=hp["minimum"],
+            jitter=jitter,
+            generator=generator,
+            epoch=epoch,
+        )
+
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
         hp = self.hparams
-        optimizer = torch.optim.AdamW(self.velocity.parameters(), hp["lr"], weight_decay=hp["weight_decay"])
+        text = [p for name, p in self.velocity.named_parameters() if name.startswith("embed.text.encoder.model.")]
+        chosen = {id(p) for p in text}
+        groups = [
+            {"params": [p for p in self.velocity.parameters() if p.requires_grad and id(p) not in chosen]},
+            {"params": [p for p in text if p.requires_grad], "lr": hp["text_lr"] or hp["lr"]},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(groups, hp["lr"], weight_decay=hp["weight_decay"])
         total = self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:
@@ -132,31 +292,16 @@ class InpaintingTask(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _examples(self, batch: Mapping[str, Any], jitter: float, generator: torch.Generator | None) -> Examples:
-        hp = self.hparams
-        low, high = hp["share"]
-        return draw_examples(
-            batch,
-            size=hp["size"],
-            regions=self.regions,
-            share=(low, high),
-            context=hp["context"],
-            minimum=hp["minimum"],
-            jitter=jitter,
-            generator=generator,
-        )
-
     def _loss(
-        self, field: VelocityField, examples: Examples, condition: Condition, generator: torch.Generator | None
-    ) -> Tensor:
-        image, region = examples.image, examples.region
+        self, field: VelocityField, examples: Examples, condition: Condition, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and velocity at noise and times drawn from the generator."""
+        hp, image, region = self.hparams, examples.image, examples.region
         noise = torch.randn(image.shape, generator=generator).to(image.device)
-        # One time in each of B equal parts of [0, 1]: the same distribution as B free draws, with a steadier loss.
-        t = ((torch.arange(len(image)) + torch.rand(len(image), generator=generator)) / len(image)).to(image.device)
-        t = t[torch.randperm(len(image), generator=generator).to(image.device)]
+        t = draw_times(len(image), hp["times"], hp["time_mean"], hp["time_spread"], generator).to(image.device)
         sample = straight_path(couple(image, region, noise), image, t)
         velocity = field(sample.x, t, region, examples.coordinates, condition)
-        return flow_loss(velocity, sample.target, region)
+        return flow_loss(velocity, sample.target, region), velocity
 
 
 def load_inpainter(path: str | Path, device: str = "cpu") -> InpaintingTask:

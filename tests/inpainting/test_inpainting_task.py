@@ -1,17 +1,22 @@
+from functools import partial
+
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting import Condition, InpaintingTask, load_inpainter
+from cxrsynth.inpainting.callbacks import SampleGrid
 from cxrsynth.inpainting.ema import ExponentialMovingAverage
 
 TINY = {"size": 16, "channels": [8, 16], "attention": [False, False], "head_channels": 8, "norm_groups": 4}
 
 
 class Batches(torch.utils.data.Dataset):
-    """Bright squares: finding 0 lies left, finding 1 right, healthy images are flat."""
+    """Bright squares: finding 0 lies left, finding 1 right, healthy images are flat; women's images are darker."""
 
     def __len__(self) -> int:
         return 4
@@ -24,7 +29,19 @@ class Batches(torch.utils.data.Dataset):
         place[finding == 1, :, 10:20, 20:28] = 1
         image = (0.4 + 0.4 * place + 0.02 * torch.randn(8, 1, 32, 32, generator=generator)).clamp(0, 1)
         target = torch.stack([finding == 0, finding == 1], 1).float()
-        return {"image": image, "target": target, "map": place, "finding": finding}
+        female = torch.rand(8, generator=generator) < 0.5
+        image = image * torch.where(female, 0.7, 1.0).view(8, 1, 1, 1)
+        return {
+            "image": image,
+            "target": target,
+            "map": place,
+            "finding": finding,
+            "image_id": [f"{index}_{row}" for row in range(8)],
+            "sex": ["F" if f else "M" for f in female],
+            "view": ["PA"] * 8,
+            "age": torch.full((8,), 50.0),
+            "text": [""] * 8,
+        }
 
 
 def trainer(folder, **options) -> L.Trainer:
@@ -116,6 +133,121 @@ def test_foreign_files_are_refused_in_one_sentence(tmp_path, content):
         torch.save(content, path)
     with pytest.raises(UserError, match="checkpoint"):
         load_inpainter(path)
+
+
+FIELDS = ["text", "view", "sex", "age"]
+GUIDED = {**TINY, "fields": FIELDS, "vocabulary": 400, "text_width": 16, "text_depth": 1}
+DIT = {"size": 16, "network": "dit", "dim": 32, "depth": 1, "num_heads": 2, "patch": 4}
+
+
+@pytest.mark.parametrize("network", [{}, DIT])
+def test_one_checkpoint_for_every_field(tmp_path, network):
+    torch.manual_seed(0)
+    task, loader = (
+        InpaintingTask(["left", "right"], **{**GUIDED, **network}),
+        torch.utils.data.DataLoader(Batches(), None),
+    )
+    run = trainer(tmp_path, enable_checkpointing=False)
+    run.fit(task, loader, loader)
+    assert {f"val/sensitivity/{name}" for name in ("findings", *FIELDS)} <= set(run.callback_metrics)
+    run.save_checkpoint(tmp_path / "inpainting.ckpt")
+    again = load_inpainter(tmp_path / "inpainting.ckpt")
+    batch = Batches()[0]
+    painted = []
+    for one in (task.eval(), again):
+        condition = one.condition(8, ["left"], text="No right.", view="AP", sex="M", age=70)
+        assert all(condition.known(name).all() for name in ("findings", *FIELDS))
+        weights = {"findings": 3.0, "text": 2.0}
+        painted.append(one.inpaint(batch["image"], batch["map"], condition, seeds=range(8), steps=2, guidance=weights))
+    assert torch.equal(*painted)
+    assert torch.equal(painted[0][batch["map"] == 0], batch["image"][batch["map"] == 0])
+
+
+class CutOff(L.Callback):
+    """Ends a training after some epochs, as if it had been killed."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+def test_a_training_that_was_cut_off_ends_at_the_same_weights(tmp_path):
+    path, loader = tmp_path / "cut.ckpt", torch.utils.data.DataLoader(Batches(), None)
+    ends = []
+    for attempts in ([3], [1, 3]):
+        for number, stop in enumerate(attempts):
+            torch.manual_seed(number)  # a second attempt starts from other weights and another state of chance
+            task = InpaintingTask(["left", "right"], **GUIDED)
+            run = trainer(tmp_path, max_epochs=3, enable_checkpointing=False, callbacks=[CutOff(stop)])
+            run.fit(task, loader, ckpt_path=path if number else None, weights_only=True)
+            assert run.global_step == 4 * stop
+            run.save_checkpoint(path)
+        ends.append(task.state_dict())
+    assert ends[0].keys() == ends[1].keys()
+    assert [name for name in ends[0] if not torch.equal(ends[0][name], ends[1][name])] == []
+
+
+def test_checkpoints_of_findings_alone_keep_their_names():
+    names = set(InpaintingTask(["left", "right"], **TINY).state_dict())
+    assert {"velocity.embed.states", "average.module.embed.states", "average.updates"} <= names
+    assert {name.split(".")[1] for name in names if name.startswith("velocity.")} == {"unet", "embed"}
+    assert not any("text" in name or "age" in name.split(".")[2:3] for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"network": "gan"}, "gan"),
+        ({"size": 15}, "multiples of 2"),
+        ({**DIT, "size": 18}, "multiples of 4"),
+        ({**DIT, "dim": 30}, "dim is 30"),
+        ({"fields": ["colour"]}, "colour"),
+        ({"drop": {"colour": 0.5}}, "colour"),
+        ({"text_encoder": "somewhere"}, "fields does not name text"),
+        ({"times": "cosine"}, "cosine"),
+        ({"guidance": {"colour": 2.0}}, "colour"),
+        ({"regions": {"nowhere": 1.0}}, "nowhere"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(options, words):
+    with pytest.raises(UserError, match=words) as error:
+        InpaintingTask(["left", "right"], **{**TINY, **options})
+    assert "\n" not in str(error.value)
+
+
+def test_a_compiled_training_learns_the_same(tmp_path):
+    losses = []
+    for options in ({}, {"compile": True, "recompute": True}):
+        torch.manual_seed(0)
+        task, loader = (
+            InpaintingTask(["left", "right"], **{**DIT, **options}),
+            torch.utils.data.DataLoader(Batches(), None),
+        )
+        if options:
+            task.velocity.compile = partial(task.velocity.compile, backend="eager")  # no compiler needed in the test
+        run = trainer(tmp_path, enable_checkpointing=False)
+        run.fit(task, loader)
+        losses.append(run.callback_metrics["train/loss"].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_sample_grid_shows_source_region_and_paintings(tmp_path):
+    torch.manual_seed(0)
+    task, loader = InpaintingTask(["left", "right"], **TINY), torch.utils.data.DataLoader(Batches(), None)
+    grid = SampleGrid(images=3, steps=2)
+    trainer(tmp_path, enable_checkpointing=False, callbacks=[grid]).fit(task, loader, loader)
+    (path,) = tmp_path.rglob("samples/step_*.png")
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
+    side = 16 + 2
+    assert pixels.shape == (3 * side, (2 + 3) * side)  # source, region, healthy and the two findings
+    examples = task.draw(Batches()[0], torch.Generator().manual_seed(0))
+    source = ((examples.image[0, 0] + 1) / 2 * 255).round().byte().numpy()
+    assert (pixels[:16, :16] == source).all()
+    outside = examples.region[0, 0].numpy() == 0
+    assert (pixels[:16, 2 * side : 2 * side + 16][outside] == source[outside]).all()
 
 
 @pytest.mark.slow

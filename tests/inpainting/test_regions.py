@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cxrsynth.errors import UserError
-from cxrsynth.inpainting.examples import conditions_of, draw_examples
+from cxrsynth.inpainting.examples import draw_examples
 from cxrsynth.inpainting.regions import (
     KINDS,
     blob_region,
@@ -12,8 +12,9 @@ from cxrsynth.inpainting.regions import (
     draw_kinds,
     draw_regions,
 )
+from cxrsynth.inpainting.telling import Teller
 
-NAN = torch.nan
+TELLER = Teller(("a", "b", "c"))
 
 
 def gaussian(batch: int, size: int = 32, x: float = 20.0, y: float = 9.0) -> torch.Tensor:
@@ -41,7 +42,7 @@ def test_blobs_fill_their_boxes_and_differ():
 
 def test_kinds_come_at_the_rates_of_the_mix():
     mix = {"attention": 0.5, "box": 0.3, "full": 0.2}
-    rates = torch.bincount(draw_kinds(20_000, mix), minlength=4) / 20_000
+    rates = torch.bincount(draw_kinds(20_000, mix), minlength=len(KINDS)) / 20_000
     torch.testing.assert_close(rates, torch.tensor([mix.get(k, 0.0) for k in KINDS]), atol=0.015, rtol=0)
 
 
@@ -78,11 +79,13 @@ def test_no_region_is_empty():
         assert set(region.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_conditions_say_only_what_is_known_of_the_region():
-    target = torch.tensor([[1.0, 0, 1], [1, NAN, 0], [0, 0, 0], [0, NAN, 0], [0, 1, 0]])
-    condition = conditions_of(target, torch.tensor([0, 0, -1, -1, -1]))
-    wanted = torch.tensor([[1.0, 0, NAN], [1, NAN, 0], [0, 0, 0], [0, 0, 0], [0, NAN, 0]])
-    torch.testing.assert_close(condition.findings, wanted, equal_nan=True)
+def test_lungs_are_painted_where_they_are_known():
+    lungs = torch.zeros(3, 1, 32, 32)
+    lungs[:2, :, 4:20, 6:26] = 1
+    region = draw_regions(gaussian(3), torch.tensor([True, False, True]), {"lungs": 1.0}, lungs=lungs)
+    assert torch.equal(region[:2], lungs[:2])
+    assert region[2].all()
+    assert draw_regions(gaussian(2), torch.tensor([True, False]), {"lungs": 1.0}).all()
 
 
 def test_examples_are_reproducible_and_in_range():
@@ -94,7 +97,7 @@ def test_examples_are_reproducible_and_in_range():
     }
     options = {"size": 16, "regions": {"attention": 1.0, "blob": 1.0}, "share": (0.5, 0.9), "context": 0.25}
     draws = [
-        draw_examples(batch, **options, minimum=0.5, jitter=0.2, generator=torch.Generator().manual_seed(1))
+        draw_examples(batch, TELLER, **options, minimum=0.5, jitter=0.2, generator=torch.Generator().manual_seed(1))
         for _ in range(2)
     ]
     assert torch.equal(draws[0].image, draws[1].image)
@@ -108,4 +111,4 @@ def test_examples_are_reproducible_and_in_range():
 def test_a_batch_without_maps_is_refused():
     options = {"size": 8, "regions": {"full": 1.0}, "share": (0.5, 0.9), "context": 0.25, "minimum": 0.5}
     with pytest.raises(UserError, match="maps"):
-        draw_examples({"image": torch.rand(1, 1, 8, 8), "finding": torch.tensor([-1])}, **options)
+        draw_examples({"image": torch.rand(1, 1, 8, 8), "finding": torch.tensor([-1])}, TELLER, **options)
