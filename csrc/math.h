@@ -79,7 +79,7 @@ template <int F, class T> CXR_HD Update<T> update(T d, T rx, T ry, T wx, T wy, T
     denominator = rx * rx + ry * ry + energy;
   }
   const bool valid = denominator >= Limits<T>::smallest && denominator <= Limits<T>::largest;
-  const T scale = d / (valid ? denominator : T(1));
+  const T scale = d / denominator;
   return {valid ? scale * x : T(0), valid ? scale * y : T(0), valid};
 }
 

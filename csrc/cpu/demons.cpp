@@ -3,8 +3,7 @@
 #include <limits>
 #include <memory>
 
-#include "cpu/diffeomorphic.h"
-#include "cpu/wavefront.h"
+#include "cpu/passes.h"
 #include "demons.h"
 
 namespace cxr {
@@ -27,26 +26,20 @@ template <class T> void resize_field(const T* in, int h, int w, T* out, int new_
   resize_cpu(in + size_t(h) * w, h, w, out + size_t(new_h) * new_w, new_h, new_w, T(double(new_h) / h));
 }
 
-template <class T> void run_level(const Level<T>& level, const DemonsOptions& options, int count, int first, int threads,
-               Trace<T> trace) {
-  const bool before = options.itk && options.force == thirion;  // ITK's classic Demons smooths before each iteration
-  Passes<T> passes(level, options);
-  if (before) passes.smooth_field();
+template <class T>
+void run_level(const Level<T>& level, const DemonsOptions& options, int count, int first, int threads, Trace<T> trace) {
+  // ITK's classic Demons smooths before each iteration instead of after it.
+  const bool before = options.itk && options.force == thirion && count > 0;
   const auto smooth = [&](int i) { return !(before && i == count - 1); };
-  if (!options.diffeomorphic && options.tolerance < 0) {
-    std::vector<Sums> sums(count);
-    run_wavefront(level, options, count, threads, smooth, sums.data());
-    for (int i = 0; i < count; ++i) trace.record(first + i, sums[i], options.tolerance);
-    return;
-  }
-  for (int i = 0; i < count; ++i) {  // one after another: whether there is a next one is known only at the end
-    Sums sums;
-    if (options.diffeomorphic) {
-      sums = passes.iterate(smooth(i));
-    } else {
-      run_wavefront(level, options, 1, 1, [&](int) { return smooth(i); }, &sums);
-    }
-    if (!trace.record(first + i, sums, options.tolerance)) break;
+  std::unique_ptr<Passes<T>> passes;
+  const bool one_by_one = options.diffeomorphic || options.tolerance >= 0;  // the next one is known only at the end of each
+  if (one_by_one || before) passes.reset(new Passes<T>(level, options, threads));
+  if (before) passes->smooth_field();
+  std::vector<Sums> sums(count);
+  if (!one_by_one) run_wavefront(level, options, count, threads, smooth, sums.data());
+  for (int i = 0; i < count; ++i) {
+    if (one_by_one) sums[i] = passes->iterate(smooth(i));
+    if (!trace.record(first + i, sums[i], options.tolerance)) break;
   }
 }
 
@@ -61,16 +54,23 @@ template <class T> void run_item(const DemonsImages<T>& all, const DemonsOptions
   std::fill(trace.mse, trace.mse + total, std::numeric_limits<T>::quiet_NaN());
   std::fill(trace.rms, trace.rms + total, std::numeric_limits<T>::quiet_NaN());
 
-  std::vector<T> u, next, small_moving, small_fixed, small_mask;
+  // The field lives in `result` at full size and in `small` and `next` otherwise.
+  std::vector<T> small, next, small_moving, small_fixed, small_mask;
+  T* u = nullptr;
   int last_h = 0, last_w = 0, first = 0;
   for (size_t i = 0; i < options.shrink.size(); ++i) {
     const int lh = level_size(h, options.shrink[i]), lw = level_size(w, options.shrink[i]);
     const size_t n = size_t(lh) * lw;
-    next.assign(2 * n, T(0));
-    if (i > 0) resize_field(u.data(), last_h, last_w, next.data(), lh, lw);
-    else if (initial) resize_field(initial, h, w, next.data(), lh, lw);
-    u.swap(next);
-    Level<T> level{moving, fixed, mask, u.data(), lh, lw};
+    if (i == 0 || lh != last_h || lw != last_w) {
+      next.resize(n == size ? 0 : 2 * n);
+      T* to = n == size ? result : next.data();
+      if (i > 0) resize_field(u, last_h, last_w, to, lh, lw);
+      else if (initial) resize_field(initial, h, w, to, lh, lw);
+      else std::fill(to, to + 2 * n, T(0));
+      small.swap(next);
+      u = to;
+    }
+    Level<T> level{moving, fixed, mask, u, lh, lw};
     if (n != size) {
       small_moving.resize(n);
       small_fixed.resize(n);
@@ -89,8 +89,7 @@ template <class T> void run_item(const DemonsImages<T>& all, const DemonsOptions
     last_h = lh;
     last_w = lw;
   }
-  if (size_t(last_h) * last_w == size) std::copy(u.begin(), u.end(), result);
-  else resize_field(u.data(), last_h, last_w, result, h, w);
+  if (u != result) resize_field(u, last_h, last_w, result, h, w);
 }
 
 }  // namespace

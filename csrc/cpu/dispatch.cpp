@@ -72,7 +72,9 @@ void set_path(const std::string& name) {
       return;
     }
   }
-  throw std::invalid_argument("no usable CPU path is called " + name);
+  std::string usable;
+  for (const std::string& path : usable_paths()) usable += " " + path;
+  throw std::invalid_argument("no usable CPU path is called " + name + "; choose one of" + usable);
 }
 
 template <> const RowKernels<float>& row_kernels<float>() { return *current.load()->float_kernels; }

@@ -24,8 +24,8 @@ CXR_HD void force_pixel(const ForceRow<T>& a, int x, int l, int r, T& difference
     wy = central(a.w_above[x], a.w_below[x]);
   }
   const Update<T> du = update<F>(d, rx, ry, wx, wy, a.inverse_k);
-  const bool on = (!MASKED || a.mask[x] > T(0.5)) && d - d == T(0);
-  const bool moves = on && (!ITK || (d < T(0) ? -d : d) >= a.threshold);
+  const bool on = (!MASKED || a.mask[x] > T(0.5)) && d * d <= Limits<T>::largest;
+  const bool moves = (!MASKED && !ITK) || (on && (!ITK || (d < T(0) ? -d : d) >= a.threshold));
   const T dx = moves ? du.x : T(0), dy = moves ? du.y : T(0);
   a.out_x[x] = a.ux[x] + dx;
   a.out_y[x] = a.uy[x] + dy;

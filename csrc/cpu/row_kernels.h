@@ -1,17 +1,21 @@
 // The inner loops of Demons and warp: each does one row of an image, and exists once for each instruction set.
 #pragma once
 
+#include <cstddef>
+
 #include "math.h"
 
 namespace cxr {
 
 template <class T> struct WarpRow {
-  const T* image;          // [height, width]
+  const T* image;          // [channels, height, width]
   int height, width;
   const T *ux, *uy;        // displacement of this row
   int y;
-  T* out;
+  T* out;                  // row of the first channel
   bool itk;                // NaN where the sample lies outside
+  int channels;
+  size_t plane;            // from one channel to the next, in `image` and in `out`
 };
 
 template <class T> struct ForceRow {
@@ -27,6 +31,7 @@ template <class T> struct ForceRow {
 
 struct Sums {
   double difference, update, count;  // sum d^2, sum |du|^2, number of pixels with a difference
+  void operator+=(const Sums& s) { difference += s.difference, update += s.update, count += s.count; }
 };
 
 template <class T> struct RowKernels {

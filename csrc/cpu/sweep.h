@@ -1,12 +1,12 @@
-// One Demons iteration as a pipeline over rows, in place.
+// One Demons iteration as a pipeline over rows.
 //
-//   step s:  W row s      = moving warped by u row s
-//            v row s - 1  = u + du, from rows s - 2 .. s of W and of the fixed image
-//            h            = v smoothed along the row
-//            u row s - 1 - r = h smoothed along the columns (rows +- r), two rows every other step
+//   step s:  W row y       = moving warped by u row y
+//            v row y - 1   = u + du, from rows y - 2 .. y of W and of the fixed image
+//            h             = v smoothed along the row
+//            out row y - 1 - r = h smoothed along the columns (rows +- r), two rows every other step
 //
-// u is overwritten at least r + 1 rows behind the row that was read last, so the next iteration may follow `lag` rows behind, while
-// everything it reads is still in cache.
+// `out` may be u itself: it is overwritten at least r + 1 rows behind what was read last, so the next iteration may follow
+// `lag` steps behind, while everything it reads is still in cache.
 #pragma once
 
 #include <algorithm>
@@ -24,79 +24,86 @@ template <class T> struct Level {
   int height, width;
 };
 
+struct Rows {
+  int from, to;
+  bool hold(int y) const { return y >= from && y < to; }
+  // These and `reach` more on both sides, as far as there are any.
+  Rows with(int reach, int height) const { return {std::max(from - reach, 0), std::min(to + reach, height)}; }
+};
+
 // A kernel's taps in the type of the images.
 template <class T> std::vector<T> taps_of(const std::vector<double>& taps) { return {taps.begin(), taps.end()}; }
 
 template <class T> class Sweep {
  public:
-  Sweep(const Level<T>& level, const DemonsOptions& options)
-      : level_(level), options_(options), kernels_(row_kernels<T>()),
+  // Results go to `out` [2,H,W]: u + du, or du alone where not `add`.
+  Sweep(const Level<T>& level, const DemonsOptions& options, T* out, bool add)
+      : level_(level), options_(options), kernels_(row_kernels<T>()), out_(out), add_(add),
         fluid_(taps_of<T>(options.fluid)), diffusion_(taps_of<T>(options.diffusion)),
         rf_(radius(fluid_)), rd_(radius(diffusion_)), pad_(std::max(rf_, rd_)),
-        stride_(padded(level.width)), warped_(4 * stride_), zero_(level.width, T(0)),
-        scratch_(level.width), buffer_(2 * (stride_ + 2 * pad_)),
-        fluid_ring_(fluid_.empty() ? 0 : 2 * (2 * rf_ + 1) * stride_),
-        ring_(2 * (2 * rd_ + 2) * stride_), rows_(2 * pad_ + 2) {}
+        stride_(padded(level.width)), warped_(4 * stride_), zero_(level.width, T(0)), scratch_(level.width),
+        buffer_(2 * (stride_ + 2 * pad_)), fluid_ring_(fluid_.empty() ? 0 : 2 * (2 * rf_ + 1) * stride_),
+        ring_(2 * (2 * rd_ + 2) * stride_), rows_(2 * pad_ + 2), row_sums_(level.height) {}
 
-  // Steps of one iteration, and how many steps behind the next iteration may follow.
-  int steps() const { return level_.height + 1 + rf_ + rd_; }
-  int lag() const { return rf_ + rd_ + 2; }
-  int ring_rows() const { return 4 + 2 * (2 * rd_ + 2) + (fluid_.empty() ? 0 : 2 * (2 * rf_ + 1)); }
+  int reach() const { return 1 + rf_ + rd_; }  // rows around a pixel that its result depends on
+  int lag() const { return reach() + 1; }      // steps by which the next iteration follows
+  int steps() const { return rows_out_.to - rows_warp_.from + reach(); }
 
-  // Starts an iteration. `smooth` = false leaves the field as it is after adding the update.
-  void begin(bool smooth) {
+  // Starts an iteration that results in `rows`. `smooth` = false leaves the field as it is after adding the update.
+  void begin(bool smooth, Rows rows) {
     smooth_ = smooth && !diffusion_.empty();
-    sums_ = {0, 0, 0};
+    rows_out_ = rows;
+    rows_v_ = rows.with(rd_, level_.height);
+    rows_force_ = rows.with(rd_ + rf_, level_.height);
+    rows_warp_ = rows.with(reach(), level_.height);
   }
 
   void step(int s) {
-    const int h = level_.height;
-    if (s < h) warp(s);
-    int y = s - 1;
-    if (y >= 0 && y < h) force(y);
-    if (!fluid_.empty()) {
-      y -= rf_;
-      if (y >= 0 && y < h) smooth_update(y);
-    }
-    y = s - 1 - rf_ - rd_;
-    if (smooth_ && y >= 0 && y < h) finish_rows(y);
+    const int y = rows_warp_.from + s;
+    if (rows_warp_.hold(y)) warp(y);
+    if (rows_force_.hold(y - 1)) force(y - 1);
+    if (!fluid_.empty() && rows_v_.hold(y - 1 - rf_)) smooth_update(y - 1 - rf_);
+    if (smooth_ && rows_out_.hold(y - reach())) finish_rows(y - reach());
   }
 
-  const Sums& sums() const { return sums_; }
+  // Of the rows that this iteration resulted in, in their order: threads that share an iteration change no bit of the sum.
+  void add_sums(Sums& total) const {
+    for (int y = rows_out_.from; y < rows_out_.to; ++y) total += row_sums_[y];
+  }
 
  private:
   // Rows a little longer than a power of two, so that they do not all fall on the same lines of the cache.
   static size_t padded(int width) { return (size_t(width) + 15) / 16 * 16 + 16; }
   static int radius(const std::vector<T>& taps) { return taps.empty() ? 0 : int(taps.size()) - 1; }
   int clamp(int y) const { return std::min(std::max(y, 0), level_.height - 1); }
-  T* plane(int c, int y) const { return level_.u + (size_t(c) * level_.height + y) * level_.width; }
-  const T* fixed(int y) const { return level_.fixed + size_t(clamp(y)) * level_.width; }
+  size_t at(int c, int y) const { return (size_t(c) * level_.height + y) * level_.width; }
+  const T* fixed(int y) const { return level_.fixed + at(0, clamp(y)); }
   T* warped(int y) { return &warped_[(clamp(y) & 3) * stride_]; }
   T* buffer(int c) { return &buffer_[c * (stride_ + 2 * pad_) + pad_]; }
   // Rows of a ring that holds `size` of them for each component.
   T* ring_row(std::vector<T>& ring, int size, int c, int y) { return &ring[(size_t(c) * size + y % size) * stride_]; }
   T* fluid_row(int c, int y) { return ring_row(fluid_ring_, 2 * rf_ + 1, c, y); }
   T* diffusion_row(int c, int y) { return ring_row(ring_, 2 * rd_ + 2, c, y); }
-  // Where v = u + du of a row goes: straight into the field, or to where it is smoothed from.
-  T* v_row(int c, int y) { return smooth_ ? buffer(c) : plane(c, y); }
+  const T* u_row(int c, int y) const { return add_ ? level_.u + at(c, y) : zero_.data(); }
+  // Where v = u + du of a row goes: straight to the result, or to where it is smoothed from.
+  T* v_row(int c, int y) { return smooth_ ? buffer(c) : out_ + at(c, y); }
 
   void warp(int y) {
-    kernels_.warp({level_.moving, level_.height, level_.width, plane(0, y), plane(1, y), y, warped(y), options_.itk});
+    kernels_.warp({level_.moving, level_.height, level_.width, level_.u + at(0, y), level_.u + at(1, y), y, warped(y),
+                   options_.itk, 1, 0});
   }
 
   void force(int y) {
     const bool fluid = !fluid_.empty();
     const Sums row = kernels_.force[options_.force][options_.itk](
         {fixed(y - 1), fixed(y), fixed(y + 1), warped(y - 1), warped(y), warped(y + 1),
-         fluid ? zero_.data() : plane(0, y), fluid ? zero_.data() : plane(1, y),
-         level_.mask ? level_.mask + size_t(y) * level_.width : nullptr,
-         fluid ? buffer(0) : v_row(0, y), fluid ? buffer(1) : v_row(1, y),
+         fluid ? zero_.data() : u_row(0, y), fluid ? zero_.data() : u_row(1, y),
+         level_.mask ? level_.mask + at(0, y) : nullptr, fluid ? buffer(0) : v_row(0, y), fluid ? buffer(1) : v_row(1, y),
          level_.width, y == 0, y == level_.height - 1, T(options_.inverse_k), options_.itk ? T(0.001) : T(0)});
-    sums_ = {sums_.difference + row.difference, sums_.update + row.update, sums_.count + row.count};
-    if (fluid) {
-      for (int c = 0; c < 2; ++c) along_row(fluid_, rf_, c, fluid_row(c, y));
-    } else if (smooth_) {
-      for (int c = 0; c < 2; ++c) along_row(diffusion_, rd_, c, diffusion_row(c, y));
+    row_sums_[y] = row;
+    for (int c = 0; c < 2; ++c) {
+      if (fluid) along_row(fluid_, rf_, buffer(c), fluid_row(c, y));
+      else if (smooth_) along_row(diffusion_, rd_, buffer(c), diffusion_row(c, y));
     }
   }
 
@@ -105,35 +112,33 @@ template <class T> class Sweep {
     for (int c = 0; c < 2; ++c) {
       for (int j = 0; j <= 2 * rf_; ++j) rows_[j] = fluid_row(c, clamp(y + j - rf_));
       kernels_.weighted_sum(rows_.data(), fluid_.data(), rf_, level_.width, scratch_.data());
-      const T* u = plane(c, y);
+      const T* u = u_row(c, y);
       T* v = v_row(c, y);
       for (int x = 0; x < level_.width; ++x) v[x] = u[x] + scratch_[x];
-      if (smooth_) along_row(diffusion_, rd_, c, diffusion_row(c, y));
+      if (smooth_) along_row(diffusion_, rd_, buffer(c), diffusion_row(c, y));
     }
   }
 
-  void along_row(const std::vector<T>& taps, int radius, int c, T* out) {
-    T* row = buffer(c);
+  // Smooths a row around which there is room for its ends, repeated.
+  void along_row(const std::vector<T>& taps, int radius, T* row, T* out) {
     const int n = level_.width;
-    for (int j = 1; j <= radius; ++j) {
-      row[-j] = row[0];
-      row[n - 1 + j] = row[n - 1];
-    }
+    std::fill(row - radius, row, row[0]);
+    std::fill(row + n, row + n + radius, row[n - 1]);
     for (int j = 0; j <= 2 * radius; ++j) rows_[j] = row + j - radius;
     kernels_.weighted_sum(rows_.data(), taps.data(), radius, n, out);
   }
 
-  // Rows y - 1 and y of u at every odd y; the last row alone where the height is odd.
+  // Two rows at every other step; the last row alone where their number is odd.
   void finish_rows(int y) {
-    const bool pair = y % 2 == 1;
-    if (!pair && y != level_.height - 1) return;
+    const bool pair = (y - rows_out_.from) % 2 == 1;
+    if (!pair && y != rows_out_.to - 1) return;
     const int first = pair ? y - 1 : y;
     for (int c = 0; c < 2; ++c) {
       for (int j = 0; j <= 2 * rd_ + pair; ++j) rows_[j] = diffusion_row(c, clamp(first + j - rd_));
       if (pair) {
-        kernels_.weighted_sums(rows_.data(), diffusion_.data(), rd_, level_.width, plane(c, first), plane(c, y));
+        kernels_.weighted_sums(rows_.data(), diffusion_.data(), rd_, level_.width, out_ + at(c, first), out_ + at(c, y));
       } else {
-        kernels_.weighted_sum(rows_.data(), diffusion_.data(), rd_, level_.width, plane(c, y));
+        kernels_.weighted_sum(rows_.data(), diffusion_.data(), rd_, level_.width, out_ + at(c, y));
       }
     }
   }
@@ -141,13 +146,15 @@ template <class T> class Sweep {
   Level<T> level_;
   const DemonsOptions& options_;
   const RowKernels<T>& kernels_;
+  T* out_;
+  bool add_, smooth_ = true;
   std::vector<T> fluid_, diffusion_;
   int rf_, rd_, pad_;
   size_t stride_;
   std::vector<T> warped_, zero_, scratch_, buffer_, fluid_ring_, ring_;
   std::vector<const T*> rows_;
-  bool smooth_ = true;
-  Sums sums_{};
+  std::vector<Sums> row_sums_;
+  Rows rows_out_{}, rows_v_{}, rows_force_{}, rows_warp_{};
 };
 
 }  // namespace cxr

@@ -30,8 +30,7 @@ template <class T> void warp_cpu(const WarpImages<T>& in, int mode, T* out, int 
       const T* image = in.image + size_t(b) * in.channels * size;
       T* row = out + size_t(b) * in.channels * size + size_t(y) * w;
       if (mode == bilinear) {
-        // Channel by channel: more rows at once would fall on the same lines of the cache where w is a power of two.
-        for (int c = 0; c < in.channels; ++c) kernels.warp({image + c * size, h, w, ux, uy, y, row + c * size, false});
+        kernels.warp({image, h, w, ux, uy, y, row, false, in.channels, size});
         continue;
       }
       for (int x = 0; x < w; ++x) {

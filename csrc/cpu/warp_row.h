@@ -2,121 +2,101 @@
 #pragma once
 
 #include "cpu/row_kernels.h"
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 namespace cxr {
 namespace {
 
 // The ten lines that the vectors below must agree with, bit for bit.
-template <class T> void warp_pixels(const WarpRow<T>& a, int from, int to) {
-  for (int x = from; x < to; ++x) {
+template <class T> void warp_pixels(const WarpRow<T>& a) {
+  for (int x = 0; x < a.width; ++x) {
     const T px = T(x) + a.ux[x], py = T(a.y) + a.uy[x];
     const bool outside = a.itk && !(inside(px, a.width) && inside(py, a.height));
-    const T value = sample(a.image, a.height, a.width, a.width, px, py);
-    a.out[x] = outside ? T(__builtin_nan("")) : value;
+    for (int c = 0; c < a.channels; ++c) {
+      const T value = sample(a.image + c * a.plane, a.height, a.width, a.width, px, py);
+      a.out[c * a.plane + x] = outside ? T(__builtin_nan("")) : value;
+    }
   }
 }
 
-template <class T> void warp_row(const WarpRow<T>& a) { warp_pixels(a, 0, a.width); }
+template <class T> void warp_row(const WarpRow<T>& a) { warp_pixels(a); }
 
 #ifdef __AVX2__
-#ifdef __AVX512F__
-constexpr int lanes = 16;
-#else
 constexpr int lanes = 8;
-#endif
-constexpr int most_rows = 6;  // a vector that spans more is done pixel by pixel
 typedef float Vec __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
 typedef int Int __attribute__((vector_size(4 * lanes)));
 
 CXR_HD Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
-CXR_HD Int iota() {
-  Int i;
-  for (int k = 0; k < lanes; ++k) i[k] = k;
-  return i;
-}
+CXR_HD void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
+CXR_HD Vec real(Int i) { return __builtin_convertvector(i, Vec); }
+CXR_HD Int whole(Vec v) { return __builtin_convertvector(v, Int); }
+CXR_HD bool any_negative(Int i) { return _mm256_movemask_ps((__m256)i) != 0; }
 
-CXR_HD bool any(Int mask) {
-#ifdef __AVX512F__
-  return __builtin_ia32_cvtd2mask512(reinterpret_cast<__attribute__((vector_size(64))) int&>(mask));
-#else
-  return __builtin_ia32_movmskps256(reinterpret_cast<__attribute__((vector_size(32))) float&>(mask));
-#endif
-}
+// Where a vector of pixels samples the image: the pixels at `index`, index + 1 and a row below, with position()'s weights.
+struct Samples {
+  int index[lanes];
+  Vec fx, fy;
+  Int inside;  // itk: all bits of the lanes that lie inside
+};
 
-// Neighbouring pixels of a smooth field read neighbouring pixels of few source rows. So each source row is loaded once as
-// a window of 2 * lanes pixels, and its pixels are put in their places by shuffles, which is far cheaper than gathers:
-//
-//   base  = the first lane's pixel, in row b; the window starts a little left of it
-//   row r : h(r) = (1 - fx) window(r)[ix] + fx window(r)[ix + 1]
-//   W     = (1 - fy) h(iy) + fy h(iy + 1)
-//
-// Rows b - 1 .. b + 2 are always computed, which costs less than a branch that is guessed wrongly; more where a lane needs
-// them. Returns false, having done nothing, where the field is too rough for the window.
-template <bool ITK> CXR_HD bool warp_vector(const WarpRow<float>& a, int x) {
+template <bool ITK> CXR_HD void place(const WarpRow<float>& a, int x, Samples& s) {
   const int w = a.width, h = a.height;
-  const Vec zero{}, one = zero + 1.0f, right = zero + float(w - 1), bottom = zero + float(h - 1);
-  const Vec px = __builtin_convertvector(iota() + x, Vec) + load(a.ux + x), py = float(a.y) + load(a.uy + x);
-  Vec cx = px > zero ? px : zero, cy = py > zero ? py : zero;
-  cx = cx < right ? cx : right;
-  cy = cy < bottom ? cy : bottom;
   const Int last_x = Int{} + (w - 2), last_y = Int{} + (h - 2);
-  Int ix = __builtin_convertvector(cx, Int), iy = __builtin_convertvector(cy, Int);
-  ix = ix < last_x ? ix : last_x;
-  iy = iy < last_y ? iy : last_y;
-  const Vec fx = cx - __builtin_convertvector(ix, Vec), fy = cy - __builtin_convertvector(iy, Vec);
-  const Vec gx = one - fx, gy = one - fy;
-
-  const int b = iy[0];
-  int base = ix[0] - lanes / 4;
-  base = base < w - 2 * lanes ? base : w - 2 * lanes;
-  base = base > 0 ? base : 0;
-  const Int place = ix - base, next = place + 1, row = iy - b;
-  if (any((place < 0) | (place > 2 * lanes - 2) | (row < -most_rows) | (row > most_rows))) return false;
-  const bool far = any((row < -1) | (row > 1));
-
-  const float* window = a.image + base;
-  auto line = [&](int r) {
-    const float* p = window + long(r) * w;
-    const Vec low = load(p), high = load(p + lanes);
-    return gx * __builtin_shuffle(low, high, place) + fx * __builtin_shuffle(low, high, next);
-  };
-  const Vec h0 = line(b > 0 ? b - 1 : 0), h1 = line(b), h2 = line(b + 1), h3 = line(b + 2 < h ? b + 2 : b + 1);
-  Vec top = row < 0 ? h0 : row > 0 ? h2 : h1, low = row < 0 ? h1 : row > 0 ? h3 : h2;
-  if (far) {
-    Vec last = h3;
-    for (int k = 2; any(row >= k); ++k) {
-      const Vec fresh = line(b + k + 1);
-      top = row >= k ? last : top;
-      low = row >= k ? fresh : low;
-      last = fresh;
-    }
-    last = h0;
-    for (int k = -2; any(row <= k); --k) {
-      const Vec fresh = line(b + k);
-      low = row <= k ? last : low;
-      top = row <= k ? fresh : top;
-      last = fresh;
-    }
+  Vec px = real(Int{0, 1, 2, 3, 4, 5, 6, 7} + x) + load(a.ux + x), py = float(a.y) + load(a.uy + x);
+  if (ITK) s.inside = (px >= -0.5f) & (px < w - 0.5f) & (py >= -0.5f) & (py < h - 0.5f);
+  Int ix = whole(px), iy = whole(py);
+  if (any_negative((Int)px | (Int)py | (last_x - ix) | (last_y - iy))) {  // seldom: some lane has to be clamped
+    const Vec zero{}, right = zero + float(w - 1), bottom = zero + float(h - 1);
+    px = px > zero ? px : zero, py = py > zero ? py : zero;
+    px = px < right ? px : right, py = py < bottom ? py : bottom;
+    ix = whole(px), iy = whole(py);
+    ix = ix < last_x ? ix : last_x, iy = iy < last_y ? iy : last_y;
   }
-  Vec value = gy * top + fy * low;
-  if (ITK) {
-    const Int in = (px >= -0.5f) & (px < w - 0.5f) & (py >= -0.5f) & (py < h - 0.5f);
-    value = in ? value : zero + __builtin_nanf("");
-  }
-  *reinterpret_cast<Vec*>(a.out + x) = value;
-  return true;
+  s.fx = px - real(ix), s.fy = py - real(iy);
+  _mm256_storeu_si256((__m256i*)s.index, (__m256i)(iy * w + ix));
+}
+
+// left[k] = p[index[k]], right[k] = p[index[k] + 1]. One load brings both: a third of the time of two gathers.
+CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) {
+  const auto pair = [&](int k) { return _mm256_broadcast_sd((const double*)(p + index[k])); };
+  // Lanes 0 1 4 5 and 2 3 6 7: a shuffle within the halves then puts them in order.
+  const __m256d a = _mm256_blend_pd(_mm256_blend_pd(pair(0), pair(1), 2), _mm256_blend_pd(pair(4), pair(5), 8), 12);
+  const __m256d b = _mm256_blend_pd(_mm256_blend_pd(pair(2), pair(3), 2), _mm256_blend_pd(pair(6), pair(7), 8), 12);
+  left = (Vec)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
+  right = (Vec)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xdd);
+}
+
+template <bool ITK> CXR_HD Vec interpolate(const float* image, int width, const Samples& s) {
+  const Vec gx = 1 - s.fx, gy = 1 - s.fy;
+  Vec left, right, low_left, low_right;
+  pairs(image, s.index, left, right);
+  pairs(image + width, s.index, low_left, low_right);
+  const Vec value = gy * (gx * left + s.fx * right) + s.fy * (gx * low_left + s.fx * low_right);
+  return ITK ? (s.inside ? value : Vec{} + __builtin_nanf("")) : value;
 }
 
 template <bool ITK> void warp_vectors(const WarpRow<float>& args) {
   const WarpRow<float> a = args;  // a copy, which no store can change: what depends on it leaves the loop
-  for (int from = 0; from < a.width; from += lanes) {
-    const int x = from < a.width - lanes ? from : a.width - lanes;  // the last vector overlaps its neighbour
-    if (!warp_vector<ITK>(a, x)) warp_pixels(a, x, x + lanes);
+  constexpr int block = 16;// vectors that are placed once for all channels
+  const int last = a.width - lanes;  // the last vector overlaps its neighbour
+  const auto at = [&](int k) { return k * lanes < last ? k * lanes : last; };
+  const int vectors = (a.width + lanes - 1) / lanes;
+  Samples samples[block];
+  for (int first = 0; first < vectors; first += block) {
+    const int count = vectors - first < block ? vectors - first : block;
+    for (int k = 0; k < count; ++k) place<ITK>(a, at(first + k), samples[k]);
+    for (int c = 0; c < a.channels; ++c) {
+      const float* image = a.image + c * a.plane;
+      float* out = a.out + c * a.plane;
+      for (int k = 0; k < count; ++k) store(out + at(first + k), interpolate<ITK>(image, a.width, samples[k]));
+    }
   }
 }
 
 template <> void warp_row<float>(const WarpRow<float>& a) {
-  if (a.width < 2 * lanes || a.height < 2) return warp_pixels(a, 0, a.width);
+  if (a.width < lanes || a.height < 2) return warp_pixels(a);
   a.itk ? warp_vectors<true>(a) : warp_vectors<false>(a);
 }
 #endif

@@ -1,9 +1,9 @@
-// Runs the iterations of a level as a wavefront: each follows `lag` rows behind the one before, so that what it reads is
+// Runs the iterations of a level as a wavefront: each follows a few rows behind the one before, so that what it reads is
 // still in cache, and threads take turns with blocks of iterations. Every iteration does the same arithmetic whoever runs
 // it, so the number of threads changes no bit.
 //
 //   rows ->            thread 0: iterations 0-3     thread 1: iterations 4-7     thread 0: iterations 8-11 ...
-//   . . . . 4 . 3 . 2 . 1   (each digit is one iteration's row at one moment)
+//   . . . . 4 . 3 . 2 . 1   (each digit is one iteration's rows at one moment)
 #pragma once
 
 #include <algorithm>
@@ -34,20 +34,16 @@ class Progress {
   alignas(64) std::atomic<int> steps_{0};
 };
 
-// How many iterations one thread interleaves: enough to reuse rows, few enough that all their rows stay in `cache` bytes.
-template <class T> int wavefront_depth(const Sweep<T>& sweep, int height, int width) {
-  constexpr size_t cache = 600 * 1024;
-  const size_t row = width * sizeof(T);
-  if (4 * height * row < cache) return 1;  // the whole level stays
-  const size_t one = sweep.lag() * 4 * row + sweep.ring_rows() * row;
-  return int(std::min<size_t>(std::max<size_t>(cache / one, 1), 4));
-}
-
 // `sums[i]` receives those of iteration i; `smooth(i)` says whether it smooths the field.
 template <class T, class Smooth>
 void run_wavefront(const Level<T>& level, const DemonsOptions& options, int count, int threads, Smooth smooth, Sums* sums) {
-  const Sweep<T> shape(level, options);
-  const int steps = shape.steps(), lag = shape.lag(), depth = wavefront_depth(shape, level.height, level.width);
+  // Iterations that one thread interleaves, and the steps that each does in its turn. Narrower strips of columns, whose rows
+  // would stay in L1, were slower: their rows are too short for the vector loops (benchmarks/results/registration.txt).
+  constexpr int depth = 4, turn = 8;
+  const Rows rows{0, level.height};
+  Sweep<T> shape(level, options, level.u, true);
+  shape.begin(true, rows);
+  const int steps = shape.steps(), lag = shape.lag();
   int blocks = (count + depth - 1) / depth;
   blocks = (blocks + threads - 1) / threads * threads;  // equal work for all threads
   const auto first_of = [&](int block) { return int(long(block) * count / blocks); };
@@ -63,22 +59,20 @@ void run_wavefront(const Level<T>& level, const DemonsOptions& options, int coun
 #endif
     std::vector<Sweep<T>> sweeps(depth, shape);
     for (int block = thread; block < blocks; block += team) {
-      const int first = first_of(block), size = first_of(block + 1) - first;
-      for (int k = 0; k < size; ++k) sweeps[k].begin(smooth(first + k));
-      for (int s = 0; s < steps + (size - 1) * lag; ++s) {
-        if (s < steps) progress[block].wait_for(std::min(s + lag + 1, steps));
+      const int first = first_of(block), size = first_of(block + 1) - first, last_lag = std::max(size - 1, 0) * lag;
+      for (int k = 0; k < size; ++k) sweeps[k].begin(smooth(first + k), rows);
+      for (int s = 0; s < steps + last_lag; s += turn) {
+        progress[block].wait_for(std::min(s + turn + lag, steps));
         for (int k = 0; k < size; ++k) {
-          const int step = s - k * lag;
-          if (step >= 0 && step < steps) sweeps[k].step(step);
+          const int from = s - k * lag;
+          for (int step = std::max(from, 0); step < std::min(from + turn, steps); ++step) sweeps[k].step(step);
         }
-        const int done = s - (size - 1) * lag + 1;
-        if (done > 0) progress[block + 1].publish(done);
+        progress[block + 1].publish(std::min(s + turn - last_lag, steps));
       }
-      if (size == 0) {  // more threads than iterations: pass on what came before
-        progress[block].wait_for(steps);
-        progress[block + 1].publish(steps);
+      for (int k = 0; k < size; ++k) {
+        sums[first + k] = {0, 0, 0};
+        sweeps[k].add_sums(sums[first + k]);
       }
-      for (int k = 0; k < size; ++k) sums[first + k] = sweeps[k].sums();
     }
   }
 }
