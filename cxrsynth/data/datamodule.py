@@ -12,6 +12,7 @@ from cxrsynth.data.augment import build_augment
 from cxrsynth.data.dataset import CXRDataset, has_findings
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.maps import MapStore
+from cxrsynth.data.masks import MaskStore
 from cxrsynth.data.sampling import BalancedSampler, NaturalSampler
 from cxrsynth.data.split import SPLITS, make_splits, read_splits
 from cxrsynth.errors import UserError
@@ -35,7 +36,8 @@ class CXRDataModule(L.LightningDataModule):
         sites: Only images of these sites.
         sampling: How training images are drawn: "natural" (each once an epoch) or "balanced" (findings evenly).
         healthy_share: With balanced sampling, the probability of a healthy image.
-        maps: Attention maps (see `MapStore`); batches then have `map` and `finding`.
+        maps: File of attention maps (see `MapStore`), or "masks" to use the manifest's own masks and boxes of findings
+            in their place; batches then have `map` and `finding`.
         lungs: Batches then have `lungs`, masks of both lungs, 0 where the manifest has none.
         extra_manifest: Synthetic images, added to train only.
         augment: Strength of the augmentation of training batches, 0 = none, 1 = usual.
@@ -185,7 +187,10 @@ class CXRDataModule(L.LightningDataModule):
         if name not in self._datasets:
             options = self.hparams
             manifest = self._manifests[name]
-            maps = None if options["maps"] is None else MapStore(options["maps"])
+            maps: MapStore | MaskStore | None = None
+            if options["maps"] is not None:
+                marked = options["maps"] == "masks"
+                maps = MaskStore(manifest, options["size"]) if marked else MapStore(options["maps"])
             fits = 2 * len(manifest) * options["size"] ** 2 <= options["cache_gib"] * 2**30
             dataset = CXRDataset(manifest, self.findings, options["size"], maps, fits, options["lungs"])
             if dataset.unreadable:

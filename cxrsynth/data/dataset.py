@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from cxrsynth.data.geometry import to_square
 from cxrsynth.data.manifest import Manifest
-from cxrsynth.data.maps import LungMasks, MapStore
+from cxrsynth.data.maps import MapStore
+from cxrsynth.data.masks import MaskStore
 from cxrsynth.data.reading import READERS, read_image
 from cxrsynth.data.sampling import HEALTHY, Draw
 from cxrsynth.errors import UserError
@@ -25,7 +26,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
         manifest: The images.
         findings: C findings of the targets.
         size: Side of the squares, pixels.
-        maps: Attention maps to give along.
+        maps: Attention maps, or masks in their place, to give along.
         lungs: Give masks of the lungs along; they are 0 where the manifest has none.
         cache: Decode all images now and keep them as float16. Unreadable ones are dropped from the dataset. Without it
             they are read when asked for, and an unreadable one is missing from its batch.
@@ -41,7 +42,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
         manifest: Manifest,
         findings: Sequence[str],
         size: int,
-        maps: MapStore | None = None,
+        maps: MapStore | MaskStore | None = None,
         cache: bool = True,
         lungs: bool = False,
     ):
@@ -52,7 +53,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
             self._fill()
         self.targets = self.manifest.targets(findings)
         self.ids = self.manifest.table.image_id.tolist()
-        self.lungs = LungMasks(self.manifest, size) if lungs else None
+        self.lungs = MaskStore(self.manifest, size) if lungs else None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,7 +83,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
         batch |= {column: rows[column].tolist() for column in ("view", "sex", "text")}
         batch["age"] = torch.tensor(rows["age"].to_numpy(), dtype=torch.float32)
         if self.lungs is not None:
-            batch["lungs"] = torch.stack([self.lungs(image_id) for image_id in batch["image_id"]])
+            batch["lungs"] = self.lungs.batch(batch["image_id"], ["lungs"] * len(image), self.size)
         if self.maps is not None:
             names = [None if finding == HEALTHY else self.findings[finding] for _, finding in draws]
             batch["map"] = self.maps.batch(batch["image_id"], names, self.size)

@@ -1,4 +1,4 @@
-"""Attention maps kept in one file, and masks of the lungs."""
+"""Attention maps kept in one file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrsynth.data.geometry import to_square
-from cxrsynth.data.manifest import Manifest
-from cxrsynth.data.reading import read_image
 from cxrsynth.errors import UserError
-from cxrsynth.files import inside
 
 
 class MapStore:
@@ -50,33 +46,3 @@ class MapStore:
         known = torch.tensor([row >= 0 for row in rows])
         maps = self.maps[torch.tensor(rows).clamp_min(0)].float() * known[:, None, None]
         return F.interpolate(maps[:, None], (size, size), mode="bilinear").clamp(0, 1)
-
-
-class LungMasks:
-    """Masks of both lungs as squares, read when first asked for and kept.
-
-    Args:
-        manifest: Its masks of the structure "lungs" are used.
-        size: Side of the squares, pixels.
-    """
-
-    def __init__(self, manifest: Manifest, size: int):
-        masks = manifest.masks[manifest.masks.structure == "lungs"]
-        self.paths = {
-            str(image_id): inside(str(root), str(path))
-            for image_id, root, path in zip(masks.image_id, masks.root, masks.path, strict=True)
-        }
-        self.size = size
-        self.kept: dict[str, Tensor] = {}
-
-    def __call__(self, image_id: str) -> Tensor:
-        """The mask of an image, float32 `[1, size, size]` in {0, 1}; 0 where there is none.
-
-        Raises:
-            UserError: The mask's file cannot be read.
-        """
-        if image_id not in self.paths:
-            return torch.zeros(1, self.size, self.size)
-        if image_id not in self.kept:
-            self.kept[image_id] = to_square(read_image(self.paths[image_id]), self.size) > 0.5
-        return self.kept[image_id].float()

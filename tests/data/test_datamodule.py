@@ -250,6 +250,23 @@ def test_augmentation_never_flips_and_zero_changes_nothing():
     assert torch.equal(same, left)
 
 
+def test_masks_and_boxes_of_findings_stand_in_for_maps(archive):
+    metadata = archive([{"image_id": name, "labels": "B"} for name in "abc"])
+    mask = np.zeros((40, 32), np.uint8)
+    mask[10:30, 4:28] = 255
+    Image.fromarray(mask).save(metadata.parent / "a.png")
+    (metadata.parent / "masks.csv").write_text("image_id,path,structure\na,a.png,b\n")
+    (metadata.parent / "boxes.csv").write_text("image_id,label,x_min,y_min,x_max,y_max\nb,B,4,10,28,30\n")
+    data = CXRDataModule(str(metadata), size=20, fractions=[1.0, 0.0, 0.0], maps="masks", batch_size=3)
+    data.setup("predict")
+    batch = next(iter(data.predict_dataloader()))
+    assert batch["finding"].tolist() == [0, 0, -1]
+    expected = (to_square(torch.from_numpy(mask)[None].float() / 255, 20) > 0.5).float()
+    assert torch.equal(batch["map"][0], expected)
+    assert torch.equal(batch["map"][1], expected)
+    assert not batch["map"][2].any()
+
+
 def test_batches_carry_masks_of_the_lungs(archive):
     metadata = archive([{"image_id": name, "labels": "No Finding"} for name in "abc"])
     mask = np.zeros((40, 32), np.uint8)
