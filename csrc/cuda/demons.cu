@@ -1,17 +1,24 @@
-// The pyramid and the loop over iterations: only launches, no host synchronisation.
+// The pyramid and the loop over iterations: only launches and copies on the caller's stream, without allocation or waiting, so
+// that a CUDA graph can capture them. Launches an iteration: 1 for additive updates (a small level takes 1 in all), 2 with fluid
+// smoothing, 2 + squarings for diffeomorphic updates.
 #include <algorithm>
+#include <cassert>
 #include <cmath>
 #include <cstdint>
 
 #include "cuda/kernels.cuh"
+#include "cuda/resident.cuh"
+#include "cuda/tile.cuh"
 
 namespace cxr {
 namespace {
 
+// No taps are those that change nothing.
 template <class T> Taps<T> taps_of(const std::vector<double>& taps) {
   Taps<T> out{};
-  out.radius = std::min<int>(int(taps.size()) - 1, max_radius);
-  for (int j = 0; j <= out.radius; ++j) out.weight[j] = T(taps[j]);
+  out.radius = taps.empty() ? 0 : std::min<int>(int(taps.size()) - 1, max_radius);
+  out.weight[0] = T(1);
+  for (int j = 0; j <= out.radius && !taps.empty(); ++j) out.weight[j] = T(taps[j]);
   return out;
 }
 
@@ -37,128 +44,153 @@ template <class T> class Registration {
       : all_(images), options_(options), stream_(stream) {
     Arena arena(memory);
     const size_t size = size_t(images.batch) * images.height * images.width;
-    active_ = arena.take<int>(images.batch);
-    blocks_ = pixel_grid(images.height, images.width, 1);
-    partial_ = arena.take<double>(size_t(images.batch) * blocks_.x * blocks_.y * 3);
-    for (T** field : {&u_, &update_, &scratch_}) *field = arena.take<T>(2 * size);
-    for (T** image : {&warped_, &moving_, &fixed_, &mask_}) *image = arena.take<T>(size);
+    const dim3 tiles = tile_grid(images.height, images.width, 1);
+    trace_ = {images.mse, images.rms, options.total_iterations(), options.tolerance,
+              arena.take<int>(images.batch), arena.take<unsigned>(images.batch),
+              arena.take<double>(size_t(images.batch) * tiles.x * tiles.y * 3)};
+    for (T** field : {&u_, &next_, &update_, &scratch_}) *field = arena.take<T>(2 * size);
+    for (T** image : {&moving_, &fixed_, &mask_}) *image = arena.take<T>(size);
     bytes_ = arena.used();
   }
 
   size_t bytes() const { return bytes_; }
 
   void run() {
-    const int total = options_.total_iterations();
-    const long traces = long(all_.batch) * total;
-    CXR_LAUNCH(fill<T>, dim3((traces + 255) / 256 + 1), dim3(256), stream_, all_.mse, traces, T(NAN));
-    CXR_LAUNCH(fill<T>, dim3((traces + 255) / 256 + 1), dim3(256), stream_, all_.rms, traces, T(NAN));
+    shared_limit_ = shared_memory_limit();
+    const long threads = std::max(long(all_.batch) * trace_.total, long(all_.batch));
+    CXR_LAUNCH(begin<T>, dim3((threads + 255) / 256), dim3(256), 0, stream_, trace_, all_.batch);
     int last_h = 0, last_w = 0, first = 0;
     for (size_t i = 0; i < options_.shrink.size(); ++i) {
-      h_ = level_size(all_.height, options_.shrink[i]);
-      w_ = level_size(all_.width, options_.shrink[i]);
-      CXR_LAUNCH(fill<int>, dim3((all_.batch + 255) / 256), dim3(256), stream_, active_, long(all_.batch), 1);
-      start_field(i, last_h, last_w);
-      const bool full = h_ == all_.height && w_ == all_.width;
-      const T* moving = full ? all_.moving : resized_image(all_.moving, moving_);
-      const T* fixed = full ? all_.fixed : resized_image(all_.fixed, fixed_);
-      const T* mask = full || !all_.mask ? all_.mask : resized_image(all_.mask, mask_);
-      run_level(moving, fixed, mask, options_.iterations[i], first);
+      const int h = level_size(all_.height, options_.shrink[i]), w = level_size(all_.width, options_.shrink[i]);
+      start_field(i, last_h, last_w, h, w);
+      level_ = {all_.moving, all_.fixed, all_.mask, h, w, options_.itk, T(options_.inverse_k)};
+      if (h != all_.height || w != all_.width) {
+        level_.moving = resized_image(all_.moving, moving_);
+        level_.fixed = resized_image(all_.fixed, fixed_);
+        if (all_.mask) level_.mask = resized_image(all_.mask, mask_);
+      }
+      run_level(options_.iterations[i], first);
       first += options_.iterations[i];
-      last_h = h_;
-      last_w = w_;
+      last_h = h;
+      last_w = w;
     }
-    resize(u_, all_.batch * 2, last_h, last_w, all_.displacement, all_.height, all_.width, true);
+    if (last_h == all_.height && last_w == all_.width) {
+      copy_on_device(all_.displacement, u_, size_t(all_.batch) * 2 * last_h * last_w * sizeof(T), stream_);
+    } else {
+      resize(u_, all_.batch * 2, last_h, last_w, all_.displacement, all_.height, all_.width, true);
+    }
   }
 
  private:
-  void start_field(size_t level, int last_h, int last_w) {
-    if (level == 0 && !all_.initial) {
-      const long n = 2L * all_.batch * h_ * w_;
-      CXR_LAUNCH(fill<T>, dim3((n + 255) / 256), dim3(256), stream_, u_, n, T(0));
-    } else if (level == 0) {
-      resize(all_.initial, all_.batch * 2, all_.height, all_.width, u_, h_, w_, true);
+  void start_field(size_t level, int last_h, int last_w, int h, int w) {
+    if (level > 0) {
+      resize(u_, all_.batch * 2, last_h, last_w, next_, h, w, true);
+      std::swap(u_, next_);
+    } else if (all_.initial) {
+      resize(all_.initial, all_.batch * 2, all_.height, all_.width, u_, h, w, true);
     } else {
-      resize(u_, all_.batch * 2, last_h, last_w, update_, h_, w_, true);
-      std::swap(u_, update_);
+      zero_on_device(u_, size_t(all_.batch) * 2 * h * w * sizeof(T), stream_);
     }
   }
 
   const T* resized_image(const T* image, T* out) {
-    resize(image, all_.batch, all_.height, all_.width, out, h_, w_, false);
+    resize(image, all_.batch, all_.height, all_.width, out, level_.height, level_.width, false);
     return out;
   }
 
+  // [planes,h,w] to [planes,new_h,new_w]; a field's values are scaled to the new pixels.
   void resize(const T* in, int planes, int h, int w, T* out, int new_h, int new_w, bool field) {
     const T sx = field ? T(double(new_w) / w) : T(1), sy = field ? T(double(new_h) / h) : T(1);
-    CXR_LAUNCH(resize_columns<T>, pixel_grid(new_h, w, planes), pixel_block(), stream_, in, h, w, new_h, scratch_);
-    CXR_LAUNCH(resize_rows<T>, pixel_grid(new_h, new_w, planes), pixel_block(), stream_, scratch_, new_h, w, new_w, sx, sy, out);
+    CXR_LAUNCH(resize_columns<T>, pixel_grid(new_h, w, planes), pixel_block(), 0, stream_, in, h, w, new_h, scratch_);
+    CXR_LAUNCH(resize_rows<T>, pixel_grid(new_h, new_w, planes), pixel_block(), 0, stream_, scratch_, new_h, w, new_w, sx, sy, out);
   }
 
-  // out = base + field smoothed; `out` may be `field` or `base`.
-  void smooth(const T* field, const std::vector<double>& kernel, const T* base, T* out) {
-    const Taps<T> taps = taps_of<T>(kernel);
-    const dim3 grid = pixel_grid(h_, w_, all_.batch * 2);
-    CXR_LAUNCH(smooth_axis<T>, grid, pixel_block(), stream_, field, nullptr, active_, h_, w_, false, taps, scratch_);
-    CXR_LAUNCH(smooth_axis<T>, grid, pixel_block(), stream_, scratch_, base, active_, h_, w_, true, taps, out);
-  }
-
-  void run_level(const T* moving, const T* fixed, const T* mask, int count, int first) {
-    const bool before = options_.itk && options_.force == thirion;  // ITK's classic Demons smooths before each iteration
-    const dim3 images = pixel_grid(h_, w_, all_.batch), fields = pixel_grid(h_, w_, all_.batch * 2);
-    for (int i = 0; i < count; ++i) {
-      if (before && !options_.diffusion.empty()) smooth(u_, options_.diffusion, nullptr, u_);
-      CXR_LAUNCH(warp_by_field<T>, images, pixel_block(), stream_, moving, u_, active_, h_, w_, options_.itk, warped_);
-      force(fixed, mask, images);
-      if (!options_.fluid.empty()) smooth(update_, options_.fluid, nullptr, update_);
+  void run_level(int count, int first) {
+    // ITK's classic Demons smooths before each iteration instead of after it.
+    const bool before = options_.itk && options_.force == thirion && count > 0;
+    const Taps<T> diffusion = taps_of<T>(options_.diffusion), fluid = taps_of<T>(options_.fluid);
+    if (before) smooth(u_, diffusion, nullptr, {first, first}, nullptr, next_), std::swap(u_, next_);
+    if (run_resident(diffusion, count, first, !before)) return;
+    for (int i = first; i < first + count; ++i) {
+      const Taps<T> taps = before && i == first + count - 1 ? taps_of<T>({}) : diffusion;
       if (options_.diffeomorphic) {
-        diffeomorphic_update(fields);
+        diffeomorphic_iteration(taps, {first, i});
+      } else if (!options_.fluid.empty()) {
+        step(Adding::sum_smooth, 1, fluid, {first, i}, update_);
+        smooth(update_, taps, nullptr, {first, i}, u_, next_);
       } else {
-        CXR_LAUNCH(scale_add<T>, fields, pixel_block(), stream_, update_, T(1), u_, active_, h_, w_, u_);
+        step(Adding::smooth_sum, 1, taps, {first, i}, next_);
       }
-      if (!before && !options_.diffusion.empty()) smooth(u_, options_.diffusion, nullptr, u_);
-      CXR_LAUNCH(finish_iteration<T>, dim3(all_.batch), dim3(32), stream_, partial_, int(images.x * images.y), first + i,
-                 options_.total_iterations(), options_.tolerance, active_, all_.mse, all_.rms);
+      std::swap(u_, next_);
     }
   }
 
-  void force(const T* fixed, const T* mask, dim3 grid) {
-    const auto kernel = options_.force == two_force ? force_field<T, two_force>
-                        : options_.force == esm     ? force_field<T, esm>
-                                                    : force_field<T, thirion>;
-    CXR_LAUNCH(kernel, grid, pixel_block(), stream_, fixed, warped_, mask, active_, h_, w_, options_.itk,
-               T(options_.inverse_k), update_, partial_);
+  // The whole level in one launch, where its images are small enough. Returns whether they were.
+  bool run_resident(const Taps<T>& taps, int count, int first, bool smooth_last) {
+    const int h = level_.height, w = level_.width;
+    const size_t bytes = resident_bytes<T>(h, w), sums = 3 * resident_threads * sizeof(double) + sizeof(double);
+    if (options_.diffeomorphic || !options_.fluid.empty() || h * w > resident_pixels || bytes + sums > shared_limit_) return false;
+    const auto kernel = options_.force == two_force ? resident_level<T, two_force>
+                        : options_.force == esm     ? resident_level<T, esm>
+                                                    : resident_level<T, thirion>;
+    CXR_LAUNCH(kernel, dim3(all_.batch), dim3(resident_threads), bytes, stream_, level_, u_, taps, first, count, smooth_last, trace_);
+    return true;
   }
 
-  // v = exp(du) by scaling and squaring, then u <- v + u o (Id + v).
-  void diffeomorphic_update(dim3 grid) {
-    const T scale = T(1) / T(1 << options_.squarings);
-    CXR_LAUNCH(scale_add<T>, grid, pixel_block(), stream_, update_, scale, nullptr, active_, h_, w_, update_);
+  bool fits_tile(const Taps<T>& taps) const {
+    return taps.radius <= max_tile_radius && TileShape{taps.radius}.bytes<T>() + 3 * block_threads * sizeof(double) + 256 <= shared_limit_;
+  }
+
+  // u and its update du, times `scale`, to `out` as `adding` says.
+  void step(Adding adding, T scale, const Taps<T>& taps, Clock clock, T* out) {
+    if (!fits_tile(taps)) {  // the update alone, or added to u, and then the wide smoothing
+      step(adding == Adding::smooth_sum ? adding : Adding::none, scale, taps_of<T>({}), clock, update_);
+      return smooth(update_, taps, adding == Adding::sum_smooth ? u_ : nullptr, clock, u_, out);
+    }
+    const auto kernel = options_.force == two_force ? step_tile<T, two_force>
+                        : options_.force == esm     ? step_tile<T, esm>
+                                                    : step_tile<T, thirion>;
+    CXR_LAUNCH(kernel, tile_grid(level_.height, level_.width, all_.batch), pixel_block(), TileShape{taps.radius}.bytes<T>(), stream_,
+               level_, u_, adding, scale, taps, clock, trace_, out);
+  }
+
+  // out = base + field smoothed. In place only where the taps do not fit a tile, or with a base.
+  void smooth(const T* field, const Taps<T>& taps, const T* base, Clock clock, const T* keep, T* out) {
+    const int h = level_.height, w = level_.width;
+    if (fits_tile(taps) && !base) return compose(field, nullptr, taps, clock, keep, out);
+    const dim3 grid = pixel_grid(h, w, all_.batch * 2);
+    CXR_LAUNCH(smooth_axis<T>, grid, pixel_block(), 0, stream_, field, nullptr, h, w, false, taps, clock, trace_.stop, nullptr, scratch_);
+    CXR_LAUNCH(smooth_axis<T>, grid, pixel_block(), 0, stream_, scratch_, base, h, w, true, taps, clock, trace_.stop, keep, out);
+  }
+
+  // out = S(v + u o (Id + v))
+  void compose(const T* v, const T* u, const Taps<T>& taps, Clock clock, const T* keep, T* out) {
+    assert(out != v && out != u);  // blocks read what others would have overwritten
+    CXR_LAUNCH(compose_tile<T>, tile_grid(level_.height, level_.width, all_.batch), pixel_block(), TileShape{taps.radius}.bytes<T>(),
+               stream_, v, u, level_.height, level_.width, taps, clock, trace_.stop, keep, out);
+  }
+
+  // v = exp(du) by scaling and squaring, then u <- S(v + u o (Id + v)), to `next_`.
+  void diffeomorphic_iteration(const Taps<T>& diffusion, Clock clock) {
+    const Taps<T> same = taps_of<T>({});
+    step(Adding::none, T(1) / T(1 << options_.squarings), taps_of<T>(options_.fluid), clock, update_);
     for (int i = 0; i < options_.squarings; ++i) {
-      compose(update_, update_, scratch_, grid);
-      copy(scratch_, update_, grid);
+      compose(update_, update_, same, clock, nullptr, scratch_);
+      std::swap(update_, scratch_);
     }
-    compose(u_, update_, scratch_, grid);
-    copy(scratch_, u_, grid);
-  }
-
-  void compose(const T* u, const T* v, T* out, dim3 grid) {
-    CXR_LAUNCH(compose_fields<T>, grid, pixel_block(), stream_, u, v, active_, h_, w_, out);
-  }
-
-  // A copy, not a swap of pointers: an item that has stopped must keep its field.
-  void copy(const T* from, T* to, dim3 grid) {
-    CXR_LAUNCH(scale_add<T>, grid, pixel_block(), stream_, from, T(1), nullptr, active_, h_, w_, to);
+    if (fits_tile(diffusion)) return compose(update_, u_, diffusion, clock, u_, next_);
+    compose(update_, u_, same, clock, nullptr, next_);
+    smooth(next_, diffusion, nullptr, clock, u_, next_);
   }
 
   DemonsImages<T> all_;
   const DemonsOptions& options_;
   void* stream_;
-  int* active_;
-  double* partial_;
-  T *u_, *update_, *scratch_, *warped_, *moving_, *fixed_, *mask_;
-  dim3 blocks_;
-  size_t bytes_;
-  int h_ = 0, w_ = 0;
+  Trace<T> trace_;
+  DeviceLevel<T> level_{};
+  T *u_, *next_, *update_, *scratch_;  // [B,2,H,W]; `next_` is where an iteration writes the new u
+  T *moving_, *fixed_, *mask_;         // [B,H,W] of the level
+  size_t bytes_, shared_limit_ = 0;
 };
 
 }  // namespace

@@ -9,23 +9,56 @@
 #include <stdexcept>
 #include <string>
 
-#define CXR_LAUNCH(kernel, grid, block, stream, ...)                                          \
-  do {                                                                                        \
-    kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);               \
-    const cudaError_t error = cudaGetLastError();                                             \
-    if (error != cudaSuccess) throw std::runtime_error(std::string(#kernel ": ") + cudaGetErrorString(error)); \
+namespace cxr {
+
+inline void check_cuda(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Shared memory that a block of this device may have, in bytes.
+inline size_t shared_memory_limit() {
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
+  return bytes;
+}
+
+inline void copy_on_device(void* to, const void* from, size_t bytes, void* stream) {
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)), "copy");
+}
+
+inline void zero_on_device(void* to, size_t bytes, void* stream) {
+  check_cuda(cudaMemsetAsync(to, 0, bytes, static_cast<cudaStream_t>(stream)), "zero");
+}
+
+}  // namespace cxr
+
+// `bytes` of dynamic shared memory; more than 48 KiB must be asked for.
+#define CXR_LAUNCH(kernel, grid, block, bytes, stream, ...)                                                  \
+  do {                                                                                                       \
+    if ((bytes) > 40 * 1024)                                                                                 \
+      cxr::check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), #kernel); \
+    kernel<<<grid, block, bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);                          \
+    cxr::check_cuda(cudaGetLastError(), #kernel);                                                            \
   } while (0)
+
+// The block's dynamic shared memory as an array of T.
+#define CXR_DYNAMIC_SHARED(T, name)        \
+  extern __shared__ double shared_bytes[]; \
+  T* const name = reinterpret_cast<T*>(shared_bytes)
 #endif
 
 namespace cxr {
 
-// One thread a pixel; z is the plane.
+// The CPU shim runs small blocks and tiles, so that small images have many.
 #ifdef CXR_CUDA_SHIM
-constexpr int block_x = 8, block_y = 4;  // real threads are dear
+constexpr int block_x = 8, block_y = 4, tile = 8, resident_threads = 32, resident_pixels = 150;
 #else
-constexpr int block_x = 32, block_y = 8;
+constexpr int block_x = 32, block_y = 8, tile = 32, resident_threads = 512, resident_pixels = 64 * 64;
 #endif
+constexpr int block_threads = block_x * block_y;
 
+// One thread a pixel; z is the plane.
 inline dim3 pixel_block() { return dim3(block_x, block_y); }
 inline dim3 pixel_grid(int height, int width, int planes) {
   return dim3((width + block_x - 1) / block_x, (height + block_y - 1) / block_y, planes);

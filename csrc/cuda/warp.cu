@@ -64,13 +64,13 @@ __global__ void warp_backward_kernel(WarpImages<T> in, int mode, const T* grad, 
 }  // namespace
 
 template <class T> void warp_cuda(const WarpImages<T>& in, int mode, T* out, void* stream) {
-  CXR_LAUNCH(warp_kernel<T>, pixel_grid(in.height, in.width, in.batch), pixel_block(), stream, in, mode, out);
+  CXR_LAUNCH(warp_kernel<T>, pixel_grid(in.height, in.width, in.batch), pixel_block(), 0, stream, in, mode, out);
 }
 
 // The caller gives grad_image as zeros: outputs of many threads add to one pixel.
 template <class T>
 void warp_backward_cuda(const WarpImages<T>& in, int mode, const T* grad, T* grad_image, T* grad_displacement, void* stream) {
-  CXR_LAUNCH(warp_backward_kernel<T>, pixel_grid(in.height, in.width, in.batch), pixel_block(), stream, in, mode, grad,
+  CXR_LAUNCH(warp_backward_kernel<T>, pixel_grid(in.height, in.width, in.batch), pixel_block(), 0, stream, in, mode, grad,
              grad_image, grad_displacement);
 }
 

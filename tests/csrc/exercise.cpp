@@ -1,11 +1,15 @@
-// Runs every kernel on many sizes and compares the CUDA kernels (through the shim) with the CPU's. Built by
-// test_sanitizers.py with the address and the thread sanitizer. Prints what differs; returns the number of differences.
+// Compares the CUDA kernels, run by cuda_shim.h, with the CPU's, and runs every CPU path on many sizes. Built by
+// test_kernels.py. Prints what differs and returns the number of differences.
+//   exercise cuda        all options of the CUDA kernels
+//   exercise cuda-few    enough of them for each line of each kernel, for the slow thread sanitizer
+//   exercise cpu         the CPU's, for the sanitizers
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <random>
 
 #include "cpu/dispatch.h"
+#include "cuda_shim.h"
 #include "demons.h"
 
 using namespace cxr;
@@ -13,7 +17,7 @@ using namespace cxr;
 namespace {
 
 std::mt19937 generator(0);
-int failures = 0;
+int failures = 0, comparisons = 0;
 
 template <class T> std::vector<T> random_values(size_t n, double low, double high) {
   std::uniform_real_distribution<double> draw(low, high);
@@ -22,18 +26,30 @@ template <class T> std::vector<T> random_values(size_t n, double low, double hig
   return values;
 }
 
-template <class T> void same(const char* what, int h, int w, const std::vector<T>& a, const std::vector<T>& b, double tolerance) {
+// A NaN equals a NaN. With tolerance 0 all bits must agree.
+template <class T>
+void same(const std::string& what, int h, int w, const std::vector<T>& expected, const std::vector<T>& found, double tolerance) {
   double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i)
-    if (!(std::isnan(a[i]) && std::isnan(b[i]))) worst = std::max(worst, std::isfinite(a[i] - b[i]) ? std::fabs(double(a[i] - b[i])) : INFINITY);
-  if (!(worst <= tolerance)) {
-    std::printf("%s %dx%d differs by %g\n", what, h, w, worst);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double a = expected[i], b = found[i];
+    if (a == b || (std::isnan(a) && std::isnan(b))) continue;
+    worst = std::isfinite(a - b) ? std::max(worst, std::fabs(a - b)) : INFINITY;
+  }
+  ++comparisons;
+  if (worst > tolerance) {
+    std::printf("%s float%zu %dx%d differs by %g\n", what.c_str(), 8 * sizeof(T), h, w, worst);
     ++failures;
   }
 }
 
+template <class T> double tolerance() { return sizeof(T) == 4 ? 2e-4 : 1e-10; }
+
+template <class T> struct Warped {
+  std::vector<T> out, grad_image, grad_displacement;
+};
+
 template <class T> void warps(int h, int w, bool shim) {
-  const int b = 2, c = 2;
+  const int b = 2, c = 3;
   const size_t n = size_t(h) * w;
   const auto image = random_values<T>(b * c * n, 0, 1), grad = random_values<T>(b * c * n, -1, 1);
   auto u = random_values<T>(b * 2 * n, -4, 4);
@@ -41,37 +57,78 @@ template <class T> void warps(int h, int w, bool shim) {
   u[u.size() - 1] = T(INFINITY);
   const WarpImages<T> in{image.data(), u.data(), b, c, h, w};
   for (int mode : {bilinear, nearest}) {
-    std::vector<T> out(b * c * n), other(out), gi(out), gd(b * 2 * n), gi2(out), gd2(gd);
-    warp_cpu(in, mode, out.data(), 1);
-    warp_backward_cpu(in, mode, grad.data(), gi.data(), gd.data(), 1);
-    if (!shim) continue;
-    warp_cuda(in, mode, other.data(), nullptr);
-    warp_backward_cuda(in, mode, grad.data(), gi2.data(), gd2.data(), nullptr);
-    same("warp", h, w, out, other, 1e-6);
-    same("grad_image", h, w, gi, gi2, 1e-4);
-    same("grad_displacement", h, w, gd, gd2, 1e-5);
+    Warped<T> cpu{std::vector<T>(b * c * n), std::vector<T>(b * c * n), std::vector<T>(b * 2 * n)};
+    warp_cpu(in, mode, cpu.out.data(), 1);
+    warp_backward_cpu(in, mode, grad.data(), cpu.grad_image.data(), cpu.grad_displacement.data(), 1);
+    for (bool descending : {false, true}) {
+      if (!shim) break;
+      shim::descending = descending;
+      Warped<T> gpu{std::vector<T>(b * c * n), std::vector<T>(b * c * n), std::vector<T>(b * 2 * n)};
+      warp_cuda(in, mode, gpu.out.data(), nullptr);
+      warp_backward_cuda(in, mode, grad.data(), gpu.grad_image.data(), gpu.grad_displacement.data(), nullptr);
+      const std::string name = mode == bilinear ? "warp bilinear" : "warp nearest";
+      same(name, h, w, cpu.out, gpu.out, tolerance<T>());
+      same(name + " grad_image", h, w, cpu.grad_image, gpu.grad_image, tolerance<T>());
+      same(name + " grad_displacement", h, w, cpu.grad_displacement, gpu.grad_displacement, tolerance<T>());
+    }
   }
 }
 
-template <class T> void registrations(int h, int w, const DemonsOptions& options, bool masked, bool shim) {
+template <class T> struct Registered {
+  std::vector<T> u, mse, rms;
+};
+
+template <class T> struct Case {
+  int batch, height, width;
+  std::vector<T> moving, fixed, mask, initial;
+  size_t size() const { return size_t(height) * width; }
+
+  // Of `count` items from `first`, on the CPU or the shim.
+  Registered<T> run(const DemonsOptions& options, bool shim, int first, int count) const {
+    const size_t n = size(), total = options.total_iterations();
+    Registered<T> out{std::vector<T>(2 * count * n), std::vector<T>(count * total), std::vector<T>(count * total)};
+    const DemonsImages<T> images{
+        moving.data() + first * n, fixed.data() + first * n, initial.empty() ? nullptr : initial.data() + first * 2 * n,
+        mask.empty() ? nullptr : mask.data() + first * n, out.u.data(), out.mse.data(), out.rms.data(), count, height, width};
+    if (shim) {
+      std::vector<char> workspace(demons_cuda_workspace<T>(count, height, width), char(0xff));
+      demons_cuda(images, options, workspace.data(), nullptr);
+    } else {
+      demons_cpu(images, options, 1);
+    }
+    return out;
+  }
+};
+
+template <class T> Case<T> random_case(int h, int w, bool masked) {
   const int b = 2;
   const size_t n = size_t(h) * w;
-  const int total = options.total_iterations();
-  const auto moving = random_values<T>(b * n, 0, 1), fixed = random_values<T>(b * n, 0, 1), mask = random_values<T>(b * n, 0, 1.5);
-  const auto initial = random_values<T>(2 * b * n, -2, 2);
-  std::vector<T> u(2 * b * n), u2(u), mse(b * total), rms(mse), mse2(mse), rms2(mse);
-  DemonsImages<T> images{moving.data(), fixed.data(), masked ? initial.data() : nullptr, masked ? mask.data() : nullptr,
-                         u.data(), mse.data(), rms.data(), b, h, w};
-  demons_cpu(images, options, 1);
-  if (!shim) return;
-  images.displacement = u2.data();
-  images.mse = mse2.data();
-  images.rms = rms2.data();
-  std::vector<char> workspace(demons_cuda_workspace<T>(b, h, w));
-  demons_cuda(images, options, workspace.data(), nullptr);
-  same("displacement", h, w, u, u2, 1e-9);
-  same("mse", h, w, mse, mse2, 1e-9);
-  same("rms", h, w, rms, rms2, 1e-9);
+  Case<T> one{b, h, w, random_values<T>(b * n, 0, 1), random_values<T>(b * n, 0, 1), {}, {}};
+  if (masked) {
+    one.mask = random_values<T>(b * n, 0, 1.5);
+    one.initial = random_values<T>(2 * b * n, -2, 2);
+    one.moving[0] = T(NAN);
+  }
+  return one;
+}
+
+template <class T> void same(const std::string& name, const Case<T>& c, const Registered<T>& a, const Registered<T>& b, double tolerance) {
+  same(name, c.height, c.width, a.u, b.u, tolerance);
+  same(name + " mse", c.height, c.width, a.mse, b.mse, tolerance);
+  same(name + " rms", c.height, c.width, a.rms, b.rms, tolerance);
+}
+
+template <class T> std::vector<T> tail(const std::vector<T>& values) { return {values.begin() + values.size() / 2, values.end()}; }
+
+// The shim equals the CPU; its threads' order and the batch change no bit.
+template <class T> void registrations(const std::string& name, int h, int w, const DemonsOptions& options, bool masked) {
+  const Case<T> c = random_case<T>(h, w, masked);
+  shim::descending = false;
+  const Registered<T> cpu = c.run(options, false, 0, 2), gpu = c.run(options, true, 0, 2);
+  same(name, c, cpu, gpu, tolerance<T>());
+  shim::descending = true;
+  same(name + ", order of threads", c, gpu, c.run(options, true, 0, 2), 0);
+  same(name + ", batch", c, {tail(gpu.u), tail(gpu.mse), tail(gpu.rms)}, c.run(options, true, 1, 1), 0);
 }
 
 DemonsOptions options_of(int force, bool diffeomorphic, bool itk, bool fluid) {
@@ -86,31 +143,83 @@ DemonsOptions options_of(int force, bool diffeomorphic, bool itk, bool fluid) {
   return options;
 }
 
+std::string name_of(const DemonsOptions& options) {
+  const char* forces[] = {"two_force", "esm", "thirion"};
+  return std::string(forces[options.force]) + (options.diffeomorphic ? " diffeomorphic" : "") + (options.itk ? " itk" : "") +
+         (options.fluid.empty() ? "" : " fluid");
+}
+
+// Sizes: one pixel, lines, images that one block holds, and images of many tiles with odd remainders.
+void cuda() {
+  for (auto [h, w] : {std::pair{1, 1}, {1, 5}, {7, 1}, {9, 13}, {16, 24}, {37, 29}}) {
+    warps<float>(h, w, true);
+    warps<double>(h, w, true);
+    for (int force : {two_force, esm, thirion}) {
+      for (int bits = 0; bits < 8; ++bits) {
+        const DemonsOptions options = options_of(force, bits & 1, bits & 2, bits & 4);
+        registrations<double>(name_of(options), h, w, options, bits & 1);
+        registrations<double>(name_of(options), h, w, options, !(bits & 1));
+        registrations<float>(name_of(options), h, w, options, h > 20);
+      }
+    }
+  }
+}
+
+// Kernels as wide as none, the widest of a tile and wider; a stop by tolerance; more levels; no iteration.
+void cuda_extremes() {
+  for (int radius : {0, 1, 8, 9, 20}) {
+    for (int bits = 0; bits < 4; ++bits) {
+      DemonsOptions options = options_of(esm, bits & 1, false, bits & 2);
+      options.diffusion.assign(radius + 1, 1.0 / (2 * radius + 1));
+      if (radius == 0) options.diffusion.clear();
+      if (bits & 2 && radius > 0) options.fluid = options.diffusion;
+      registrations<double>(name_of(options) + " radius " + std::to_string(radius), 21, 34, options, true);
+    }
+  }
+  for (int bits = 0; bits < 4; ++bits) {
+    for (double limit : {0.1, 0.2, 0.3, 0.4, 10.0}) {
+      DemonsOptions options = options_of(thirion, bits & 1, true, bits & 2);
+      options.iterations = {6, 0, 6};
+      options.shrink = {3, 2, 1};
+      options.tolerance = limit;
+      registrations<double>(name_of(options) + " tolerance " + std::to_string(limit), 22, 19, options, bits & 1);
+      registrations<double>(name_of(options) + " tolerance " + std::to_string(limit), 9, 13, options, bits & 1);
+    }
+  }
+}
+
+void cuda_few() {
+  warps<double>(5, 9, true);
+  for (auto [h, w] : {std::pair{9, 13}, {17, 10}}) {
+    registrations<double>("esm", h, w, options_of(esm, false, false, false), true);
+    registrations<double>("thirion itk fluid", h, w, options_of(thirion, false, true, true), false);
+  }
+  registrations<double>("two_force diffeomorphic", 9, 18, options_of(two_force, true, false, false), false);
+  DemonsOptions wide = options_of(esm, false, false, false);
+  wide.diffusion.assign(10, 0.05);
+  registrations<double>("wide", 9, 18, wide, false);
+}
+
+void cpu() {
+  for (const std::string& path : usable_paths()) {
+    set_path(path);
+    for (int h : {1, 2, 3, 17, 40}) {
+      for (int w : {1, 2, 15, 16, 31, 32, 33, 63, 64, 65, 130}) {
+        warps<float>(h, w, false);
+        random_case<float>(h, w, false).run(options_of(esm, false, w % 2, h % 2), false, 0, 2);
+        random_case<float>(h, w, true).run(options_of(two_force, h % 2, false, false), false, 0, 2);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool quick = argc > 1 && !std::strcmp(argv[1], "quick");
-  for (auto [h, w] : {std::pair{1, 1}, {1, 5}, {7, 1}, {9, 13}}) {
-    warps<double>(h, w, true);
-    for (int force : {two_force, esm, thirion})
-      for (int bits = 0; bits < (quick ? 2 : 8); ++bits)
-        registrations<double>(h, w, options_of(force, bits & 1, bits & 2, bits & 4), h > 1 && (bits & 1), true);
-  }
-  if (!quick) {
-    DemonsOptions stopping = options_of(esm, false, false, false);
-    stopping.iterations = {6, 6};
-    stopping.tolerance = 0.3;
-    registrations<double>(9, 13, stopping, false, true);
-    for (const std::string& path : usable_paths()) {
-      set_path(path);
-      for (int h : {1, 2, 3, 17, 40})
-        for (int w : {1, 2, 15, 16, 31, 32, 33, 63, 64, 65, 130}) {
-          warps<float>(h, w, false);
-          registrations<float>(h, w, options_of(esm, false, w % 2, h % 2), false, false);
-          registrations<float>(h, w, options_of(two_force, h % 2, false, false), true, false);
-        }
-    }
-  }
-  std::printf("%d differences\n", failures);
-  return failures;
+  const std::string part = argc > 1 ? argv[1] : "cuda";
+  if (part == "cuda") cuda(), cuda_extremes();
+  else if (part == "cuda-few") cuda_few();
+  else cpu();
+  std::printf("%d differences in %d comparisons\n", failures, comparisons);
+  return failures != 0;
 }
