@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from cxrsynth.encoder.callbacks import EncoderProbe
@@ -16,6 +17,7 @@ from cxrsynth.encoder.optimisation import parameter_groups, set_rates, update_av
 from cxrsynth.encoder.preprocess import normalise
 from cxrsynth.encoder.probe import summary_vector
 from cxrsynth.encoder.schedules import cosine, linear
+from cxrsynth.encoder.sharding import shard
 from cxrsynth.encoder.vit import Features, ViT
 from cxrsynth.errors import UserError
 
@@ -150,7 +152,25 @@ class DINOTask(L.LightningModule):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         for block in self._backbone(self.teacher).blocks:
             block.drop_path = 0.0  # type: ignore[assignment]
+        self._sharded = False
         self.centers = nn.ModuleDict({"dino": Centering(prototypes), "ibot": Centering(prototypes)})
+
+    def setup(self, stage: str) -> None:
+        """Refuse a strategy that would train other than asked."""
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise UserError(
+                "trainer.strategy is fsdp, whose flat weights hide names and shapes, on which weight decay and rates "
+                "depend; use lightning.pytorch.strategies.ModelParallelStrategy, which shards as well"
+            )
+
+    def configure_model(self) -> None:
+        """Shard the weights over processes, block by block, where the strategy is a model-parallel one (FSDP2)."""
+        mesh = self.device_mesh
+        if mesh is None or self._sharded:
+            return
+        for network in (self.student, self.teacher):
+            shard(network, mesh["data_parallel"])
+        self._sharded = True
 
     @staticmethod
     def _backbone(network: nn.ModuleDict) -> ViT:

@@ -3,10 +3,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 
 from cxrsynth.encoder import load_encoder
 from cxrsynth.encoder.optimisation import parameter_groups, set_rates, update_average
@@ -65,6 +67,15 @@ def test_resumed_training_is_the_uninterrupted_one(tmp_path, centering):
     assert trace.losses + rest == pytest.approx(whole, rel=1e-6)
 
 
+def test_half_precision_and_recomputed_activations_train_alike():
+    _, whole = train(make_task(), epochs=1)
+    _, recomputed = train(make_task(checkpointing=True), epochs=1)
+    assert recomputed == pytest.approx(whole, rel=1e-5)
+    _, half = train(make_task(), epochs=1, precision="bf16-mixed")
+    assert half[0] == pytest.approx(whole[0], rel=0.02)
+    assert all(0 < loss < 1.3 * max(whole) for loss in half)
+
+
 @pytest.mark.slow
 def test_two_processes_follow_the_trace_of_one(tmp_path):
     _, alone = train(make_task(), epochs=1)
@@ -72,6 +83,23 @@ def test_two_processes_follow_the_trace_of_one(tmp_path):
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     together = [(a + b) / 2 for a, b in zip(first, second, strict=True)]
     assert together == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_sharded_weights_follow_the_trace_of_one_process(tmp_path):
+    """FSDP2 through the Trainer, on the CPU: what a GPU adds is speed, and memory that a CPU cannot show."""
+    task = make_task()
+    _, alone = train(task, epochs=1)
+    script = str(SCRIPT.with_name("dino_sharded.py"))
+    subprocess.run([sys.executable, script, str(tmp_path)], check=True, capture_output=True, timeout=240)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    together = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"], strict=True)]
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert [part["type"] for part in (first, second)] == ["DTensor", "DTensor"]
+    assert first["held"] == second["held"] == first["all"] / 2
+    # the checkpoint is whole, and the teacher in it is the one process's
+    for name, weight in load_encoder(tmp_path / "sharded.ckpt").state_dict().items():
+        torch.testing.assert_close(weight, task.teacher["backbone"].state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 def test_continued_training_resizes_the_position_embedding(tmp_path):
@@ -151,3 +179,10 @@ def test_probes_are_taught_by_training_images_and_asked_about_others():
     assert 0 <= scores["val/knn_auroc"] <= 1
     probe = next(callback for callback in trainer.callbacks if type(callback).__name__ == "EncoderProbe")
     assert len(probe._teach(trainer, trainer.lightning_module)[1]) == 48
+
+
+def test_flat_sharding_is_refused():
+    task = make_task()
+    task.trainer = SimpleNamespace(strategy=FSDPStrategy())
+    with pytest.raises(UserError, match=r"use .*ModelParallelStrategy"):
+        task.setup("fit")
