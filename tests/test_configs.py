@@ -3,32 +3,37 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 
+from cxrsynth.anatomy.task import SegmentationTask
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.cli import main
 from cxrsynth.data import CXRDataModule, Manifest
 from cxrsynth.data.phantom import write_phantom
+from cxrsynth.encoder import ViT
 from cxrsynth.encoder.task import DINOTask
 from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.synthesis.task import SynthesisTask
 
 CONFIGS = Path(__file__).resolve().parents[1] / "lightning_configs"
 PIPELINES = ("quickstart", "real", "paper")
-TASKS = {
+STAGES = {
     "encoder": DINOTask,
     "attention": GLoRITask,
     "inpainting": InpaintingTask,
     "classification": ClassificationTask,
 }
+TASKS = {**STAGES, "anatomy": SegmentationTask}  # trained apart; the pipelines use the weights of the package
 SMALL_VIT = {"patch_size": 16, "dim": 32, "depth": 2, "num_heads": 2}
 OVERRIDES = {
     "encoder": {**SMALL_VIT, "image_size": 64, "local_size": 32, "prototypes": 16, "head_hidden": 16, "bottleneck": 8},
     "attention": {"encoder": None, "architecture": {**SMALL_VIT, "image_size": 64}, "image_size": 64, "blocks": 2},
     "inpainting": {"size": 32, "channels": [16, 32, 32]},
     "classification": {"network": "compact"},
+    "anatomy": {"size": 64, "channels": [4, 8]},
 }
 
 
@@ -62,6 +67,8 @@ def test_a_task_trains_from_its_yaml(name, archive, maps, tmp_path, monkeypatch)
     config["data"]["init_args"] |= {"manifest": str(archive), "size": 64, "batch_size": 4, "num_workers": 0}
     if "maps" in config["data"]["init_args"]:
         config["data"]["init_args"]["maps"] = str(maps)
+    if name == "anatomy":
+        config["data"]["init_args"]["extra_manifest"] = None
     config["trainer"] |= {"max_steps": 1, "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 1}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
@@ -70,10 +77,29 @@ def test_a_task_trains_from_its_yaml(name, archive, maps, tmp_path, monkeypatch)
     assert list(tmp_path.rglob("fit.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("tiny", None), ("small", None), ("base", None), ("large", 304_630_016)]
+)
+def test_sizes_of_the_encoder_go_on_from_224_to_512(capsys, name, parameters):
+    files = [CONFIGS / "encoder.yaml", CONFIGS / "vit" / f"{name}.yaml", CONFIGS / "vit" / "continue_512.yaml"]
+    arguments = [argument for file in files for argument in ("--config", str(file))]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *arguments, "--print_config"])
+    assert stop.value.code == 0
+    given = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    sizes = {key: given[key] for key in ("image_size", "patch_size", "dim", "depth", "num_heads", "registers", "ffn")}
+    assert (given["image_size"], given["local_size"]) == (512, 144)
+    assert given["init"]
+    with torch.device("meta"):
+        encoder = ViT(**sizes)
+    assert encoder.dim == 64 * sizes["num_heads"]  # what `load_encoder` assumes of published files
+    assert parameters in (None, sum(p.numel() for p in encoder.parameters()))
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_arguments_of_a_pipeline_are_those_of_its_tasks(name):
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    sections = {**TASKS, "synthesis": SynthesisTask}
+    sections = {**STAGES, "synthesis": SynthesisTask}
     filled = {"attention": {"encoder": "x"}, "synthesis": {"attention": "x", "inpainting": "x"}}
     for section, task in sections.items():
         parser = ArgumentParser(exit_on_error=False)
@@ -82,7 +108,7 @@ def test_the_arguments_of_a_pipeline_are_those_of_its_tasks(name):
         if section not in ("encoder", "synthesis"):
             model["findings"] = config["findings"]
         parser.parse_object({"model": model})
-        if section in TASKS:
+        if section in STAGES:
             parser = ArgumentParser(exit_on_error=False)
             parser.add_class_arguments(CXRDataModule, "data")
             parser.parse_object({"data": {"manifest": "x", **config[section]["data"]}})

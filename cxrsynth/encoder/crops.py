@@ -64,7 +64,7 @@ def multi_crop(image: Tensor, generators: Sequence[np.random.Generator], plan: C
             view.append(_resized_crop(one, generator, scale, size, plan.flip))
             # the first global crop is always blurred, the second hardly ever, the local ones half the time
             blur = (1.0, 0.1)[index] if large else 0.5
-            settings[index].append(_appearance(generator, plan.jitter, blur))
+            settings[index].append(_appearance(generator, plan.jitter, blur, size))
     done = [_adjust(torch.stack(view), torch.tensor(values)) for view, values in zip(views, settings, strict=True)]
     return torch.stack(done[:2]), done[2:]
 
@@ -83,10 +83,11 @@ def _resized_crop(
     return crop.flip(-1) if generator.random() < flip else crop
 
 
-def _appearance(generator: np.random.Generator, jitter: float, blur: float) -> tuple[float, float, float]:
+def _appearance(generator: np.random.Generator, jitter: float, blur: float, size: int) -> tuple[float, float, float]:
     contrast = 1 + generator.uniform(-jitter, jitter)
     brightness = generator.uniform(-jitter, jitter) / 2
-    sigma = generator.uniform(0.1, 2.0) if generator.random() < blur else 0.01
+    # DINOv2's 0.1 to 2 pixels are those of 224-pixel crops; small crops would lose small lesions to them
+    sigma = generator.uniform(0.1, 2.0) * size / 224 if generator.random() < blur else 0.01
     return contrast, brightness, sigma
 
 
