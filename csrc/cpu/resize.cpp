@@ -8,49 +8,60 @@
 namespace cxr {
 namespace {
 
-// out[i] = sum_j weights[i * width + j] in[first[i] + j]
-struct Axis {
-  int width;
-  std::vector<int> first, count;
-  std::vector<double> weights;
+// out[i] = sum_j weights[i * taps + j] in[first[i] + j]
+template <class T> struct Axis {
+  int taps;
+  std::vector<int> first;
+  std::vector<T> weights;
 };
 
-Axis triangle(int in, int out) {
+template <class T> Axis<T> triangle(int in, int out) {
   const double scale = double(in) / out, support = std::max(scale, 1.0);
-  Axis axis{int(std::ceil(support)) * 2 + 1, {}, {}, std::vector<double>()};
-  axis.weights.assign(size_t(out) * axis.width, 0.0);
+  Axis<T> axis{std::min(int(std::ceil(2 * support)) + (in % out != 0 && out % in != 0), in), std::vector<int>(out), {}};
+  axis.weights.assign(size_t(out) * axis.taps, T(0));
   for (int i = 0; i < out; ++i) {
     const double centre = scale * (i + 0.5);
-    const int first = std::max(int(centre - support + 0.5), 0);
-    const int count = std::min(int(centre + support + 0.5), in) - first;
-    double* w = &axis.weights[size_t(i) * axis.width];
+    const auto weight = [&](int j) { return std::max(0.0, 1 - std::fabs((j - centre + 0.5) / support)); };
+    const int from = std::max(int(centre - support + 0.5), 0), to = std::min(int(centre + support + 0.5), in);
+    axis.first[i] = std::min(from, in - axis.taps);
     double total = 0;
-    for (int j = 0; j < count; ++j) total += w[j] = std::max(0.0, 1 - std::fabs((first + j - centre + 0.5) / support));
-    for (int j = 0; j < count; ++j) w[j] /= total;
-    axis.first.push_back(first);
-    axis.count.push_back(count);
+    for (int j = from; j < to; ++j) total += weight(j);
+    for (int j = from; j < to; ++j) axis.weights[size_t(i) * axis.taps + j - axis.first[i]] = T(weight(j) / total);
   }
   return axis;
 }
 
+// TAPS = 0: as many as the axis has.
+template <int TAPS, class T> void along_row(const Axis<T>& axis, const T* in, T* out) {
+  const int n = int(axis.first.size()), taps = TAPS ? TAPS : axis.taps;
+  for (int x = 0; x < n; ++x) {
+    const T *w = &axis.weights[size_t(x) * taps], *source = in + axis.first[x];
+    T sum = 0;
+    for (int j = 0; j < taps; ++j) sum += w[j] * source[j];
+    out[x] = sum;
+  }
+}
+
 }  // namespace
 
+// Rows first where the image grows, columns first where it shrinks: the second pass then has less to do.
 template <class T> void resize_cpu(const T* in, int height, int width, T* out, int new_height, int new_width, T scale) {
-  const Axis ax = triangle(width, new_width), ay = triangle(height, new_height);
-  std::vector<T> row(width);
+  const Axis<T> ax = triangle<T>(width, new_width), ay = triangle<T>(height, new_height);
+  const auto horizontal = ax.taps == 2 ? along_row<2, T> : ax.taps == 4 ? along_row<4, T> : along_row<0, T>;
+  const bool rows_first = new_height > height;
+  std::vector<T> wide(rows_first ? size_t(height) * new_width : 0), row(width);
+  for (int y = 0; rows_first && y < height; ++y) horizontal(ax, in + size_t(y) * width, &wide[size_t(y) * new_width]);
+  const T* source = rows_first ? wide.data() : in;
+  const int n = rows_first ? new_width : width;
   for (int y = 0; y < new_height; ++y) {
-    std::fill(row.begin(), row.end(), T(0));
-    for (int j = 0; j < ay.count[y]; ++j) {
-      const T w = T(ay.weights[size_t(y) * ay.width + j]);
-      const T* source = in + size_t(ay.first[y] + j) * width;
-      for (int x = 0; x < width; ++x) row[x] += w * source[x];
+    T* sum = rows_first ? out + size_t(y) * new_width : row.data();
+    std::fill(sum, sum + n, T(0));
+    for (int j = 0; j < ay.taps; ++j) {
+      const T w = scale * ay.weights[size_t(y) * ay.taps + j];
+      const T* line = source + size_t(ay.first[y] + j) * n;
+      for (int x = 0; x < n; ++x) sum[x] += w * line[x];
     }
-    for (int x = 0; x < new_width; ++x) {
-      const double* w = &ax.weights[size_t(x) * ax.width];
-      T sum = 0;
-      for (int j = 0; j < ax.count[x]; ++j) sum += T(w[j]) * row[ax.first[x] + j];
-      out[size_t(y) * new_width + x] = scale * sum;
-    }
+    if (!rows_first) horizontal(ax, sum, out + size_t(y) * new_width);
   }
 }
 

@@ -39,7 +39,7 @@ template <class T, class Smooth>
 void run_wavefront(const Level<T>& level, const DemonsOptions& options, int count, int threads, Smooth smooth, Sums* sums) {
   // Iterations that one thread interleaves, and the steps that each does in its turn. Narrower strips of columns, whose rows
   // would stay in L1, were slower: their rows are too short for the vector loops (benchmarks/results/registration.txt).
-  constexpr int depth = 4, turn = 8;
+  const int depth = std::min(std::max(level.height / 128, 4), 10), turn = 16;
   const Rows rows{0, level.height};
   Sweep<T> shape(level, options, level.u, true);
   shape.begin(true, rows);

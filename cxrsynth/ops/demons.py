@@ -129,6 +129,7 @@ def _demons(
     options.inverse_k, options.tolerance = 1 / step**2, tol
 
     moving, fixed = moving.contiguous(), fixed.contiguous()
+    initial_field, mask = (None if t is None else t.contiguous() for t in (initial_field, mask))
     displacement = moving.new_empty(batch, 2, height, width)
     mse, rms = (moving.new_empty(batch, sum(iterations)) for _ in range(2))
     if moving.numel():
@@ -136,7 +137,7 @@ def _demons(
         size = function("demons_workspace", moving)(batch, height, width) if on_device else 0
         workspace = torch.empty(size, dtype=torch.uint8, device=moving.device)
         tensors = (moving, fixed, initial_field, mask, displacement, mse, rms)
-        pointers = (0 if t is None else t.contiguous().data_ptr() for t in tensors)
+        pointers = (0 if t is None else t.data_ptr() for t in tensors)
         function("demons", moving)(options, *pointers, batch, height, width, on_device, workspace.data_ptr(), where)
     return displacement, mse, rms
 
