@@ -12,10 +12,12 @@ from cxrsynth.registration.field import (
     to_itk,
     to_rows_first,
 )
-from cxrsynth.registration.register import Registration, RegistrationResult, register
+from cxrsynth.registration.register import ACCURATE, QUICK, Registration, RegistrationResult, register
 from cxrsynth.registration.transport import TransportResult, transport
 
 __all__ = [
+    "ACCURATE",
+    "QUICK",
     "Registration",
     "RegistrationResult",
     "TransportResult",

@@ -11,6 +11,20 @@ from cxrsynth.errors import UserError
 from cxrsynth.ops import demons, warp
 from cxrsynth.registration.field import smallest_jacobian
 
+ACCURATE: dict[str, Any] = {
+    "shrink": (8, 4, 2, 1),
+    "iterations": (12, 25, 12, 3),
+    "force": "two_force",
+    "alpha": 0.8,
+    "kernel": "box",
+    "sigma_diffusion": 3.2,
+    "margin": 3,
+}
+"""Options for `register(moving, fixed, **ACCURATE)`: as exact on smooth fields as SimpleITK's well-tuned pyramid."""
+
+QUICK: dict[str, Any] = ACCURATE | {"shrink": (8, 4, 2), "iterations": (10, 15, 3)}
+"""Options for a fast estimate that never visits the full resolution; better than optical flow (DIS) and does not fold."""
+
 
 @dataclass(frozen=True)
 class RegistrationResult:
