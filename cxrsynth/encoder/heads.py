@@ -13,13 +13,27 @@ class ProjectionHead(nn.Module):
         prototypes: Number K of outputs.
         hidden: Width of the MLP.
         bottleneck: Width before the prototypes.
+        batch_norm: Whether hidden activations are standardised over the batch of the process, an option of DINO's code.
+            A small encoder's cls tokens hardly differ between images at first; without it they stay within a fraction
+            of the teacher's temperature, every target is uniform, and nothing is learnt.
     """
 
-    def __init__(self, dim: int, prototypes: int = 131072, hidden: int = 2048, bottleneck: int = 256):
+    def __init__(
+        self,
+        dim: int,
+        prototypes: int = 131072,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        batch_norm: bool = False,
+    ):
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
-        )
+
+        def layer(inputs: int) -> list[nn.Module]:
+            # always the batch's own statistics: the teacher has no running ones
+            norm: list[nn.Module] = [nn.BatchNorm1d(hidden, track_running_stats=False)] if batch_norm else []
+            return [nn.Linear(inputs, hidden), *norm, nn.GELU()]
+
+        self.mlp = nn.Sequential(*layer(dim), *layer(hidden), nn.Linear(hidden, bottleneck))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)

@@ -51,6 +51,7 @@ class DINOTask(L.LightningModule):
         prototypes: Outputs of each head.
         head_hidden: Width of the heads.
         bottleneck: Width before the prototypes.
+        batch_norm: Whether the DINO head standardises over the batch (see `ProjectionHead`); small encoders need it.
         dino_weight: Weight of the DINO loss.
         ibot_weight: Weight of the iBOT loss, which has its own head.
         koleo_weight: Weight of the KoLeo loss.
@@ -98,6 +99,7 @@ class DINOTask(L.LightningModule):
         prototypes: int = 131072,
         head_hidden: int = 2048,
         bottleneck: int = 384,
+        batch_norm: bool = False,
         dino_weight: float = 1.0,
         ibot_weight: float = 3.0,
         koleo_weight: float = 0.1,
@@ -143,7 +145,7 @@ class DINOTask(L.LightningModule):
         self.student = nn.ModuleDict(
             {
                 "backbone": ViT(**config),
-                "dino_head": ProjectionHead(dim, *heads),
+                "dino_head": ProjectionHead(dim, *heads, batch_norm),
                 "ibot_head": ProjectionHead(dim, *heads),
             }
         )

@@ -3,6 +3,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from cxrsynth.encoder.heads import ProjectionHead
 from cxrsynth.encoder.losses import Centering, dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp
 
 
@@ -59,6 +60,18 @@ def test_ibot_loss_weighs_images_not_patches():
     expected = (each[:3].mean() + each[3]) / 3  # the unmasked image counts in the denominator
     torch.testing.assert_close(ibot_loss(student, teacher, masks), expected)
     assert ibot_loss(student[:0], teacher[:0], torch.zeros(3, 4, dtype=torch.bool)) == 0
+
+
+def test_batch_norm_brings_out_what_differs_between_nearly_equal_tokens():
+    torch.manual_seed(0)
+    tokens = 1 + 0.01 * torch.randn(32, 16)
+    plain, normed = (ProjectionHead(16, 64, 32, 16, batch_norm=norm) for norm in (False, True))
+    targets = [sinkhorn_knopp(head(tokens).detach(), temperature=0.04) for head in (plain, normed)]
+    entropies = [-(q * q.clamp_min(1e-12).log()).sum(1).mean() / math.log(64) for q in targets]
+    assert entropies[0] > 0.99  # every target is uniform: nothing to learn from
+    assert entropies[1] < 0.9
+    assert not list(normed.buffers())  # a teacher that is never in training mode has the same statistics
+    torch.testing.assert_close(normed.eval()(tokens), normed.train()(tokens))
 
 
 def test_koleo_is_the_log_distance_to_the_nearest_neighbour():
