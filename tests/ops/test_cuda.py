@@ -77,3 +77,25 @@ def test_the_current_stream_is_used():
         result = demons(late, fixed)[0]
     stream.synchronize()
     assert torch.equal(result, expected)
+
+
+def test_a_graph_captures_a_registration():
+    moving, fixed = (image.float().cuda() for image in images())
+    expected = demons(moving, fixed)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # fails at any allocation of CUDA's own and at any wait
+        captured = demons(moving, fixed)
+    graph.replay()
+    torch.cuda.synchronize()
+    for found, wanted in zip(captured, expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("size", [40, 64, 65, 200])  # a block holds 64 x 64 pixels
+def test_small_levels_and_tiles_agree_with_the_cpu(size):
+    moving, fixed = images(2, size, size)
+    for sigma in (0.0, 1.0, 3.0, 5.0):
+        options = {"iterations": (6,), "shrink": (1,), "force": "esm", "sigma_diffusion": sigma}
+        on_gpu = demons(moving.cuda(), fixed.cuda(), **options)
+        for ours, theirs in zip(demons(moving, fixed, **options), on_gpu, strict=True):
+            torch.testing.assert_close(theirs.cpu(), ours, rtol=0, atol=1e-7)
