@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cxrsynth.data.datamodule import CXRDataModule
 from cxrsynth.errors import UserError
+from cxrsynth.inpainting.average import AverageMaps
 from cxrsynth.inpainting.condition import Condition, check_fields
 from cxrsynth.inpainting.coupling import couple
 from cxrsynth.inpainting.ema import ExponentialMovingAverage
@@ -164,6 +165,7 @@ class InpaintingTask(L.LightningModule):
             recompute=recompute,
         )
         self.average = ExponentialMovingAverage(self.velocity, ema_decay)
+        self.average_maps = AverageMaps(len(findings))
         self.teller = Teller(tuple(findings), tuple(views), None, written, seed)
         if text_encoder is not None:
             self.teller = replace(self.teller, vocabulary=pretrained_vocabulary(text_encoder, text_limit))
@@ -184,12 +186,15 @@ class InpaintingTask(L.LightningModule):
             self.velocity.compile()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The vocabulary travels with the weights, as plain JSON."""
+        """The vocabulary travels with the weights, as plain JSON, and so do the findings' average maps."""
+        checkpoint["average_maps"] = self.average_maps.state()
         if self.teller.vocabulary is not None:
             checkpoint["vocabulary"] = self.teller.vocabulary.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the vocabulary up again."""
+        """Take vocabulary and average maps up again."""
+        if "average_maps" in checkpoint:
+            self.average_maps.load(checkpoint["average_maps"])
         if "vocabulary" in checkpoint:
             known = Vocabulary.from_json(checkpoint["vocabulary"], self.hparams["text_limit"])
             self.teller = replace(self.teller, vocabulary=known)
@@ -205,6 +210,7 @@ class InpaintingTask(L.LightningModule):
         place = [hp["seed"], self.current_epoch, batch_idx, self.global_rank]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         examples = self.draw(batch, generator, hp["jitter"], self.current_epoch)
+        self.average_maps.add(batch["map"], batch["finding"])
         condition = examples.condition.dropped(hp["drop_all"], hp["drop_each"], generator, hp["drop"])
         loss, _ = self._loss(self.velocity, examples, condition, generator)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(examples.image))
@@ -312,12 +318,19 @@ def load_inpainter(path: str | Path, device: str = "cpu") -> InpaintingTask:
         device: Where to put it.
 
     Raises:
-        UserError: The file is missing or not an inpainter's checkpoint.
+        UserError: The file is missing, damaged or not an inpainter's, or its weights are not finite.
     """
     try:
         task = InpaintingTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist; give the path of an inpainting.ckpt") from error
     except Exception as error:
-        raise UserError(f"checkpoint {path} is not an inpainter's ({type(error).__name__}: {error})") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:200]
+        raise UserError(
+            f"checkpoint {path} is not an inpainter's, or is damaged ({reason}); give the path of an inpainting.ckpt"
+        ) from error
+    if not all(weight.isfinite().all() for weight in task.average.state_dict().values()):
+        raise UserError(
+            f"checkpoint {path} holds weights that are not finite: its training failed; take an earlier one"
+        )
     return task.eval().to(device)
