@@ -23,7 +23,7 @@ ACCURATE: dict[str, Any] = {
 """Options for `register(moving, fixed, **ACCURATE)`: as exact on smooth fields as SimpleITK's well-tuned pyramid."""
 
 QUICK: dict[str, Any] = ACCURATE | {"shrink": (8, 4, 2), "iterations": (10, 15, 3)}
-"""Options for a fast estimate that never visits the full resolution: more exact than OpenCV's DIS, and without folds."""
+"""Options for a fast estimate that never visits the full resolution: more exact than OpenCV's DIS, without folds."""
 
 
 @dataclass(frozen=True)
