@@ -26,13 +26,15 @@ STAGES = {
     "inpainting": InpaintingTask,
     "classification": ClassificationTask,
 }
-TASKS = {**STAGES, "anatomy": SegmentationTask}  # trained apart; the pipelines use the weights of the package
+# Trained apart: the pipelines use the weights of the package, and an inpainter that follows maps and findings.
+TASKS = {**STAGES, "anatomy": SegmentationTask, "inpainting_guided": InpaintingTask}
 SMALL_VIT = {"patch_size": 16, "dim": 32, "depth": 2, "num_heads": 2}
 OVERRIDES = {
     "encoder": {**SMALL_VIT, "image_size": 64, "local_size": 32, "prototypes": 16, "head_hidden": 16, "bottleneck": 8},
     "attention": {"encoder": None, "architecture": {**SMALL_VIT, "image_size": 64}, "image_size": 64, "blocks": 2},
     "inpainting": {"size": 32, "channels": [16, 32, 32]},
     "classification": {"network": "compact"},
+    "inpainting_guided": {"size": 32, "channels": [16, 32, 32], "head_channels": 16, "vocabulary": 300},
     "anatomy": {"size": 64, "channels": [4, 8]},
 }
 
@@ -65,10 +67,12 @@ def test_a_task_trains_from_its_yaml(name, archive, maps, tmp_path, monkeypatch)
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     config["model"]["init_args"] |= OVERRIDES[name]
     config["data"]["init_args"] |= {"manifest": str(archive), "size": 64, "batch_size": 4, "num_workers": 0}
-    if "maps" in config["data"]["init_args"]:
+    if config["data"]["init_args"].get("maps", "masks") != "masks":
         config["data"]["init_args"]["maps"] = str(maps)
     if name == "anatomy":
         config["data"]["init_args"]["extra_manifest"] = None
+    if config["trainer"].get("val_check_interval"):
+        config["trainer"]["val_check_interval"] = 1
     config["trainer"] |= {"max_steps": 1, "accelerator": "cpu", "enable_progress_bar": False, "limit_val_batches": 1}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)

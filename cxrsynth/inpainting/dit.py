@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from cxrsynth.encoder.layers import MLP, Attention
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.embedder import ConditionEmbedder, Embedded
+from cxrsynth.precision import autocast
 from cxrsynth.inpainting.velocity import preconditioning
 
 INPUTS = 4  # x_t, region, two coordinates
@@ -27,7 +28,7 @@ class VelocityDiT(nn.Module):
         depth: Number of blocks.
         num_heads: Attention heads.
         patch: Side of a patch.
-        bf16: Compute in bfloat16 (autocast); weights and result stay float32.
+        bf16: Compute in bfloat16 where the machine can (see `autocast`); weights and result stay float32.
         fields: See `ConditionEmbedder`; as are `views` and `text`.
         views: Number of views.
         text: Encoder of texts.
@@ -63,7 +64,7 @@ class VelocityDiT(nn.Module):
     ) -> Tensor:
         """Velocity at `x`, 0 outside the region; for the arguments see `VelocityField`."""
         told = self.embed(condition) if isinstance(condition, Condition) else condition
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(x.device, self.bf16):
             grid = self.patches(torch.cat([x, region, coordinates], 1))
             _, dim, height, width = grid.shape
             tokens = grid.flatten(2).transpose(1, 2) + positions(height, width, dim, x.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrsynth.inpainting.condition import SEXES, Condition
+from cxrsynth.precision import autocast
 
 ABSENT, PRESENT, UNKNOWN = 0, 1, 2
 
@@ -64,7 +65,7 @@ class ConditionEmbedder(nn.Module):
 
     def forward(self, condition: Condition) -> Embedded:
         """Embed the condition of B images."""
-        with torch.autocast(condition.findings.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(condition.findings.device, self.bf16):
             tokens = torch.cat([part.float() for part in self._tokens(condition)], 1)
             return Embedded(tokens, self.to_vector(tokens.sum(1)))
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.embedder import ConditionEmbedder, Embedded
+from cxrsynth.precision import autocast
 from cxrsynth.inpainting.velocity import preconditioning
 
 
@@ -28,7 +29,7 @@ class VelocityUNet(nn.Module):
         norm_groups: Groups of the group norms; divides every entry of `channels`.
         token_width: Size of a condition token.
         patch: Side of the pixel blocks that the network sees as one position (space to depth); divides the image side.
-        bf16: Compute in bfloat16 (autocast); weights and result stay float32.
+        bf16: Compute in bfloat16 where the machine can (see `autocast`); weights and result stay float32.
         fields: See `ConditionEmbedder`; as are `views` and `text`.
         views: Number of views.
         text: Encoder of texts.
@@ -91,7 +92,7 @@ class VelocityUNet(nn.Module):
             float32 `[B, 1, H, W]`.
         """
         told = self.embed(condition) if isinstance(condition, Condition) else condition
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(x.device, self.bf16):
             inputs = self.fold(torch.cat([x, region, coordinates], 1)).contiguous(memory_format=torch.channels_last)
             # MONAI counts time in 0..1000
             out = self.unet(inputs, 1000 * t, context=told.tokens, class_labels=told.vector)
