@@ -13,7 +13,7 @@ from cxrsynth.registration.field import smallest_jacobian
 
 ACCURATE: dict[str, Any] = {
     "shrink": (8, 4, 2, 1),
-    "iterations": (12, 25, 12, 3),
+    "iterations": (12, 25, 12, 5),
     "force": "two_force",
     "alpha": 0.8,
     "kernel": "box",
