@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cxrsynth.inpainting import precision
+from cxrsynth import precision
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.dit import VelocityDiT
 
