@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxrsynth import __version__
+from cxrsynth.anatomy import chest_field, segment
+from cxrsynth.anatomy.segmenter import SHIPPED
 from cxrsynth.attention.region import region_from_map
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.geometry import from_square
@@ -23,6 +25,8 @@ from cxrsynth.inpainting.window import windows_around
 from cxrsynth.registration.transport import TransportResult, transport
 from cxrsynth.synthesis.datamodule import Group
 from cxrsynth.synthesis.provenance import recipe_hash
+
+LIMITS = ("none", "chest", "lungs")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class SynthesisTask(L.LightningModule):
         mass: Share of the map's mass that the region holds.
         min_component: Parts of the region below this share of its largest part are dropped.
         dilate: Pixels by which the region grows, on the attention task's square.
+        limit: Where regions may lie: "none" (anywhere), "chest" (lungs, mediastinum and what lies between) or "lungs",
+            as `cxrsynth.anatomy` finds them on the source. Sources without lungs are then refused.
         smallest: Regions below this share of the image are refused.
         largest: Regions above this share of the image are refused.
         min_ncc: Registrations with a lower normalised cross-correlation are refused.
@@ -78,11 +84,14 @@ class SynthesisTask(L.LightningModule):
         mass: float = 0.5,
         min_component: float = 0.5,
         dilate: int = 2,
+        limit: str = "none",
         smallest: float = 0.002,
         largest: float = 0.4,
         min_ncc: float = 0.5,
     ) -> None:
         super().__init__()
+        if limit not in LIMITS:
+            raise UserError(f"limit is {limit!r}; choose one of {', '.join(LIMITS)}")
         self.save_hyperparameters()
         self.group_size = 1
         self.recipe = ""
@@ -109,6 +118,8 @@ class SynthesisTask(L.LightningModule):
             )
         self.image_size: int = self.attention.hparams["image_size"]
         self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(inpainting)}
+        if self.hparams["limit"] != "none":
+            self.checkpoints["segmenter"] = sha256_file(SHIPPED)
         settings = {k: v for k, v in self.hparams.items() if k not in ("attention", "inpainting", "_instantiator")}
         self.recipe = recipe_hash({**settings, **self.checkpoints, "version": __version__})
 
@@ -122,8 +133,10 @@ class SynthesisTask(L.LightningModule):
         carried = self._transport(group)
         maps = carried.map[: len(rows)].cpu()
         shape = {name: self.hparams[name] for name in ("mass", "min_component", "dilate")}
-        squares = region_from_map(carried.map, **shape).cpu()
-        reasons = [self._refusal(group, squares[i], carried, i) for i in range(len(rows))]
+        limit = self._limit(group)
+        squares = region_from_map(carried.map, **shape, limit=limit).cpu()
+        lost = [limit is not None and not limit[i].any() for i in range(len(rows))]
+        reasons = [self._refusal(group, squares[i], carried, i, lost[i]) for i in range(len(rows))]
 
         shapes = [(1, 1) if stored is None else stored.display().shape for stored in group.sources]
         regions = [(from_square(squares[i], shape) > 0.5).float()[None] for i, shape in enumerate(shapes)]
@@ -157,10 +170,19 @@ class SynthesisTask(L.LightningModule):
         full = F.interpolate(chosen, exemplar.shape[-2:], mode="bilinear", align_corners=False)
         return transport(full, exemplar, source)
 
-    def _refusal(self, group: Group, region: Tensor, carried: TransportResult, i: int) -> str | None:
+    def _limit(self, group: Group) -> Tensor | None:
+        """Where on the sources the regions may lie, bool `[group_size, 1, S, S]`; None = anywhere."""
+        if self.hparams["limit"] == "none":
+            return None
+        lungs = segment(self._pad(group.source).to(self.device))
+        return lungs if self.hparams["limit"] == "lungs" else chest_field(lungs)
+
+    def _refusal(self, group: Group, region: Tensor, carried: TransportResult, i: int, lost: bool) -> str | None:
         """Why a row cannot be painted, or None."""
         if group.broken[i] is not None:
             return group.broken[i]
+        if lost:
+            return "anatomy: no lungs were found on the source"
         ncc, jacobian, share = float(carried.ncc[i]), float(carried.min_jacobian[i]), float(region.mean())
         if not ncc >= self.hparams["min_ncc"]:
             return f"registration: correlation {ncc:.2f} is below {self.hparams['min_ncc']}"

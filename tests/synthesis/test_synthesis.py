@@ -8,12 +8,16 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 from PIL import Image
 
+from cxrsynth.anatomy import chest_field, segment
 from cxrsynth.attention.task import GLoRITask
+from cxrsynth.data.geometry import from_square, to_square
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.phantom import write_phantom
-from cxrsynth.data.reading import read_stored
+from cxrsynth.data.reading import read_image, read_stored
 from cxrsynth.data.split import make_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
@@ -169,3 +173,70 @@ def test_a_plan_of_another_archive_is_refused(archive, tmp_path):
     write_plan(tmp_path / "archive" / "plan.csv", plan)
     with pytest.raises(UserError, match="'nobody'"):
         synthesise(tmp_path / "archive", tmp_path / "out")
+
+
+def painted_outside(archive: Path, out: Path) -> list[float]:
+    """For each image, the share of its region that lies outside the source's chest field."""
+    shares = []
+    for record in records(out):
+        image = read_image(archive / "phantom" / record["source_path"])
+        square = to_square(image, 64)[None]  # the size of the attention task, which finds the lungs
+        field = from_square(chest_field(segment(square)).float(), image.shape[-2:])[0, 0] > 0.5
+        region = torch.from_numpy(np.array(Image.open(out / record["region"])) > 0)
+        shares.append(float((region & ~field).sum() / region.sum()))
+    return shares
+
+
+def test_regions_lie_in_the_chest_when_they_are_limited_to_it(archive, made, tmp_path):
+    synthesise(archive, tmp_path, limit="chest", mass=0.9)
+    assert records(tmp_path)
+    assert max(painted_outside(archive, tmp_path)) == 0
+    synthesise(archive, tmp_path / "anywhere", mass=0.9)
+    assert max(painted_outside(archive, tmp_path / "anywhere")) > 0.1
+    assert "segmenter" in records(tmp_path)[0]["checkpoints"]
+
+
+def test_regions_on_real_films_lie_in_the_chest(archive, shared, tmp_path):
+    """The pipeline for real archives limits regions to the chest by default."""
+    config = yaml.safe_load((Path(__file__).parents[2] / "lightning_configs" / "real.yaml").read_text())
+    manifest = Manifest.load(shared / "cxr" / "metadata.csv").select(views=["PA"], sites=["NIH"])
+    table = manifest.table
+    sources = table.image_id[manifest.healthy][:3].tolist()
+    exemplars = table.image_id[table.labels.str.contains("Effusion")][:3].tolist()
+    rows = zip(sources, exemplars, range(3), strict=True)
+    plan = pd.DataFrame(
+        [(f"syn{k}", 0, source, exemplar, "Effusion", k) for source, exemplar, k in rows],
+        columns=["id", "group", "source_id", "exemplar_id", "finding", "seed"],
+    )
+    write_plan(tmp_path / "plan.csv", plan)
+    limit = config["synthesis"]["model"]["limit"]
+    settings = {"steps": 1, "min_ncc": -1.0, "smallest": 0.0, "largest": 1.0, "limit": limit}
+    task = SynthesisTask(str(archive / "attention.ckpt"), str(archive / "inpainting.ckpt"), **settings)
+    data = SynthesisDataModule(str(tmp_path / "plan.csv"), str(shared / "cxr" / "metadata.csv"), str(tmp_path))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[SynthesisWriter(str(tmp_path))],
+    )
+    trainer.predict(task, datamodule=data, return_predictions=False)
+    assert len(records(tmp_path)) == 3
+    for record in records(tmp_path):
+        chest = chest_field(segment(read_image(manifest.path(record["source_id"]))[None]))[0, 0]
+        region = torch.from_numpy(np.array(Image.open(tmp_path / record["region"])) > 0)
+        assert region.any()
+        # found again at the film's own size: outlines differ by the pixels of the smaller square
+        assert (region & ~chest).sum() / region.sum() < 0.05
+
+
+def test_a_source_without_lungs_is_refused(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxrsynth.synthesis.task.segment", lambda image: torch.zeros_like(image, dtype=torch.bool))
+    synthesise(archive, tmp_path, limit="lungs")
+    assert records(tmp_path) == []
+    assert pd.read_csv(tmp_path / "refused.csv")["refused"].str.contains("no lungs").all()
+
+
+def test_an_unknown_limit_is_refused(archive):
+    with pytest.raises(UserError, match="limit is 'heart'"):
+        SynthesisTask("attention.ckpt", "inpainting.ckpt", limit="heart")
