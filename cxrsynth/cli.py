@@ -64,6 +64,7 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
     from cxrsynth.data.datamodule import CXRDataModule
+    from cxrsynth.precision import trainer_precision
 
     class SaveConfig(SaveConfigCallback):
         """Names the saved file after the subcommand, so that `predict` leaves `fit`'s file alone."""
@@ -76,6 +77,11 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
     class CLI(LightningCLI):
         def add_arguments_to_parser(self, parser: Any) -> None:
             parser.set_defaults({"data": {"class_path": f"{CXRDataModule.__module__}.{CXRDataModule.__name__}"}})
+
+        def before_instantiate_classes(self) -> None:
+            asked = self.config[self.subcommand].trainer
+            accelerator = asked.accelerator if isinstance(asked.accelerator, str) else "auto"
+            asked.precision = trainer_precision(asked.precision, accelerator)
 
     return CLI(
         L.LightningModule,

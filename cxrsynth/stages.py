@@ -25,6 +25,7 @@ from cxrsynth.evaluation.judges import score_effects
 from cxrsynth.evaluation.predictions import predict_split, write_predictions
 from cxrsynth.files import write_bytes, write_text
 from cxrsynth.inpainting.task import InpaintingTask
+from cxrsynth.precision import trainer_precision
 from cxrsynth.report import write_report
 from cxrsynth.run_folder import Figures, Run, Stage
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
@@ -79,7 +80,7 @@ def fit(
         args={
             "model": {**settings["model"], **(model or {})},
             "data": run.datamodule({**settings["data"], **(data or {})}),
-            "trainer": settings["trainer"],
+            "trainer": {**settings["trainer"], "precision": trainer_precision(settings["trainer"].get("precision"))},
         },
     )
     last = kept / "last.ckpt"

@@ -8,36 +8,44 @@
 namespace cxr {
 namespace {
 
-// out[i] = sum_j weights[i * taps + j] in[first[i] + j]
+// out[i] = sum_j weights[i * taps + j] in[first[i] + j], j < count[i]; nothing else is read, so that a NaN goes no further.
 template <class T> struct Axis {
   int taps;
-  std::vector<int> first;
+  std::vector<int> first, count;
   std::vector<T> weights;
 };
 
 template <class T> Axis<T> triangle(int in, int out) {
   const double scale = double(in) / out, support = std::max(scale, 1.0);
-  Axis<T> axis{std::min(int(std::ceil(2 * support)) + (in % out != 0 && out % in != 0), in), std::vector<int>(out), {}};
+  Axis<T> axis{int(std::ceil(2 * support)) + 1, std::vector<int>(out), std::vector<int>(out), {}};
   axis.weights.assign(size_t(out) * axis.taps, T(0));
   for (int i = 0; i < out; ++i) {
     const double centre = scale * (i + 0.5);
-    const auto weight = [&](int j) { return std::max(0.0, 1 - std::fabs((j - centre + 0.5) / support)); };
-    const int from = std::max(int(centre - support + 0.5), 0), to = std::min(int(centre + support + 0.5), in);
-    axis.first[i] = std::min(from, in - axis.taps);
+    const auto weight = [&](int j) { return 1 - std::fabs((j - centre + 0.5) / support); };
+    int from = std::max(int(centre - support + 0.5), 0), to = std::min(int(centre + support + 0.5), in);
+    while (weight(from) <= 0) ++from;
+    while (weight(to - 1) <= 0) --to;
     double total = 0;
     for (int j = from; j < to; ++j) total += weight(j);
-    for (int j = from; j < to; ++j) axis.weights[size_t(i) * axis.taps + j - axis.first[i]] = T(weight(j) / total);
+    for (int j = from; j < to; ++j) axis.weights[size_t(i) * axis.taps + j - from] = T(weight(j) / total);
+    axis.first[i] = from;
+    axis.count[i] = to - from;
   }
   return axis;
 }
 
-// TAPS = 0: as many as the axis has.
-template <int TAPS, class T> void along_row(const Axis<T>& axis, const T* in, T* out) {
-  const int n = int(axis.first.size()), taps = TAPS ? TAPS : axis.taps;
+// USUAL: the number of taps of most pixels, for which the sum is unrolled.
+template <int USUAL, class T> void along_row(const Axis<T>& axis, const T* in, T* out) {
+  const int n = int(axis.first.size());
   for (int x = 0; x < n; ++x) {
-    const T *w = &axis.weights[size_t(x) * taps], *source = in + axis.first[x];
+    const T *w = &axis.weights[size_t(x) * axis.taps], *source = in + axis.first[x];
+    const int count = axis.count[x];
     T sum = 0;
-    for (int j = 0; j < taps; ++j) sum += w[j] * source[j];
+    if (count == USUAL) {
+      for (int j = 0; j < USUAL; ++j) sum += w[j] * source[j];
+    } else {
+      for (int j = 0; j < count; ++j) sum += w[j] * source[j];
+    }
     out[x] = sum;
   }
 }
@@ -47,7 +55,7 @@ template <int TAPS, class T> void along_row(const Axis<T>& axis, const T* in, T*
 // Rows first where the image grows, columns first where it shrinks: the second pass then has less to do.
 template <class T> void resize_cpu(const T* in, int height, int width, T* out, int new_height, int new_width, T scale) {
   const Axis<T> ax = triangle<T>(width, new_width), ay = triangle<T>(height, new_height);
-  const auto horizontal = ax.taps == 2 ? along_row<2, T> : ax.taps == 4 ? along_row<4, T> : along_row<0, T>;
+  const auto horizontal = new_width > width ? along_row<2, T> : new_width * 2 >= width ? along_row<4, T> : along_row<8, T>;
   const bool rows_first = new_height > height;
   std::vector<T> wide(rows_first ? size_t(height) * new_width : 0), row(width);
   for (int y = 0; rows_first && y < height; ++y) horizontal(ax, in + size_t(y) * width, &wide[size_t(y) * new_width]);
@@ -56,7 +64,7 @@ template <class T> void resize_cpu(const T* in, int height, int width, T* out, i
   for (int y = 0; y < new_height; ++y) {
     T* sum = rows_first ? out + size_t(y) * new_width : row.data();
     std::fill(sum, sum + n, T(0));
-    for (int j = 0; j < ay.taps; ++j) {
+    for (int j = 0; j < ay.count[y]; ++j) {
       const T w = scale * ay.weights[size_t(y) * ay.taps + j];
       const T* line = source + size_t(ay.first[y] + j) * n;
       for (int x = 0; x < n; ++x) sum[x] += w * line[x];

@@ -27,11 +27,13 @@ template <class T> void warp_row(const WarpRow<T>& a) { warp_pixels(a); }
 constexpr int lanes = 8;
 typedef float Vec __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
 typedef int Int __attribute__((vector_size(4 * lanes)));
+typedef unsigned Unsigned __attribute__((vector_size(4 * lanes)));
 
 CXR_HD Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 CXR_HD void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 CXR_HD Vec real(Int i) { return __builtin_convertvector(i, Vec); }
 CXR_HD Int whole(Vec v) { return __builtin_convertvector(v, Int); }
+CXR_HD Int minus(Int a, Int b) { return (Int)((Unsigned)a - (Unsigned)b); }  // wraps: a NaN is the smallest integer
 CXR_HD bool any_negative(Int i) { return _mm256_movemask_ps((__m256)i) != 0; }
 
 // Where a vector of pixels samples the image: the pixels at `index`, index + 1 and a row below, with position()'s weights.
@@ -47,7 +49,7 @@ template <bool ITK> CXR_HD void place(const WarpRow<float>& a, int x, Samples& s
   Vec px = real(Int{0, 1, 2, 3, 4, 5, 6, 7} + x) + load(a.ux + x), py = float(a.y) + load(a.uy + x);
   if (ITK) s.inside = (px >= -0.5f) & (px < w - 0.5f) & (py >= -0.5f) & (py < h - 0.5f);
   Int ix = whole(px), iy = whole(py);
-  if (any_negative((Int)px | (Int)py | (last_x - ix) | (last_y - iy))) {  // seldom: some lane has to be clamped
+  if (any_negative((Int)px | (Int)py | minus(last_x, ix) | minus(last_y, iy))) {  // seldom: some lane has to be clamped
     const Vec zero{}, right = zero + float(w - 1), bottom = zero + float(h - 1);
     px = px > zero ? px : zero, py = py > zero ? py : zero;
     px = px < right ? px : right, py = py < bottom ? py : bottom;

@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.embedder import ConditionEmbedder, Embedded
-from cxrsynth.precision import autocast
 from cxrsynth.inpainting.velocity import preconditioning
+from cxrsynth.precision import autocast
 
 
 class VelocityUNet(nn.Module):
