@@ -71,6 +71,11 @@ def write_sentences(
     return " ".join([*([about] if about else []), *(sentences[k] for k in order)])
 
 
+def write_sentence(finding: str, present: bool, rng: np.random.Generator) -> str:
+    """One sentence that asserts a finding, or denies it."""
+    return _sentence(_choose(PRESENT if present else ABSENT, rng), [finding], rng)
+
+
 def _patient(view: str, sex: str, age: float, rng: np.random.Generator) -> str:
     """A sentence about who was imaged and how, with some of what is known left out."""
     said = rng.random(3) < 0.75
