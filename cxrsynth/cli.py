@@ -1,7 +1,9 @@
 """The command line: LightningCLI over all tasks, and the commands around it."""
 
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +12,7 @@ from cxrsynth.errors import UserError
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Any] = {
     "run": "cxrsynth.pipeline:run",
+    "inpaint": "cxrsynth.editing.command:inpaint",
     "report": "cxrsynth.report:write_report",
     "doctor": "cxrsynth.commands:doctor",
     "encoder": {"inspect": "cxrsynth.commands:inspect_weights"},
@@ -23,6 +26,7 @@ COMMANDS: dict[str, Any] = {
 USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help explains one)
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
+  inpaint    paint a finding into one image (PNG or DICOM), or out of it
   fit        train one task: cxrsynth fit --config lightning_configs/inpainting.yaml
   validate   its loss and metrics on the validation patients
   test       the same on the test patients
@@ -105,9 +109,26 @@ def _command(name: str, arguments: list[str]) -> None:
     if isinstance(entry, dict):
         result = auto_cli({key: _load(path) for key, path in entry.items()}, args=arguments, prog=f"cxrsynth {name}")
     else:
-        result = auto_cli(_load(entry), args=arguments, as_positional=name == "report", prog=f"cxrsynth {name}")
+        function = _load(entry)
+        arguments = _spelled(arguments, function)
+        result = auto_cli(function, args=arguments, as_positional=name == "report", prog=f"cxrsynth {name}")
     if isinstance(result, (str, os.PathLike)):
         print(result)
+
+
+def _spelled(arguments: list[str], function: Callable[..., Any]) -> list[str]:
+    """Options as the parser wants them: `--map-from` is `--map_from`, and a lone switch is true."""
+    switches = {name for name, p in inspect.signature(function).parameters.items() if isinstance(p.default, bool)}
+    spelled = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in switches and not equals and following not in ("true", "false"):
+                equals, value = "=", "true"
+            argument = f"--{name}{equals}{value}"
+        spelled.append(argument)
+    return spelled
 
 
 def _load(path: str) -> Any:

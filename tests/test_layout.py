@@ -19,6 +19,7 @@ ROOMS = [
     "inpainting",
     "classification",
     "synthesis",
+    "editing",
     "evaluation",
     "report",
     "callbacks",

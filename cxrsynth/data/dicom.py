@@ -15,6 +15,7 @@ from cxrsynth.data.stored import StoredImage, quantise
 from cxrsynth.errors import UserError
 
 MAX_PIXELS = 100_000_000  # the largest detectors have about 25 million
+ROWS = 64  # rows counted at a time: counting needs sixteen bytes a pixel
 
 
 def read_dicom(path: Path) -> StoredImage:
@@ -89,7 +90,9 @@ def _with_curve(dataset: pydicom.Dataset, pixels: NDArray[Any], path: Path) -> S
     low = min(-(2 ** (bits - 1)) if signed else 0, int(pixels.min()))
     high = max(2 ** (bits - int(signed)) - 1, int(pixels.max()))
     values = np.arange(low, high + 1).astype(pixels.dtype)
-    present = np.bincount(pixels.astype(np.int32).ravel() - low, minlength=len(values))
+    present = np.zeros(len(values), np.int64)
+    for row in range(0, len(pixels), ROWS):
+        present += np.bincount(pixels[row : row + ROWS].astype(np.int32).ravel() - low, minlength=len(values))
     try:
         modality = np.asarray(apply_modality_lut(values, dataset), np.float64)
         curve = _window(dataset, values, modality, present)

@@ -15,6 +15,8 @@ __all__ = ["StoredImage", "read_image", "read_stored", "write_png"]
 
 READERS = 4  # threads that read an archive; decoders release the lock
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima", ""})
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # how PNG and JPEG begin
+ROWS = 256  # decoded rows copied at a time: Pillow's own copies need three times the image
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -40,7 +42,7 @@ def read_stored(path: str | Path) -> StoredImage:
             head = file.read(132)
     except OSError as error:
         raise UserError(f"cannot read image {path}: {error.strerror or error}") from error
-    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+    if head.startswith(PICTURES):
         return _read_picture(path)
     if head[128:132] == b"DICM" or (head and path.suffix.lower() in DICOM_SUFFIXES):
         return read_dicom(path)
@@ -72,13 +74,21 @@ def _read_picture(path: Path) -> StoredImage:
 def _grey(picture: Image.Image) -> np.ndarray:
     """One channel of integers. Colours become luma; an alpha channel is dropped, as NIH's RGBA files need it."""
     if picture.mode.startswith("I"):  # 16-bit PNG
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
+        low, high = picture.getextrema()
+        if not (low >= 0 and high <= 65535):  # type: ignore[operator]
             raise UserError(f"{picture.filename} has values beyond 16 bits")  # type: ignore[attr-defined]
-        return values.astype(np.uint16)
+        return _copied(picture, np.uint16)
     if picture.mode in ("1", "L"):
-        return np.array(picture.convert("L"))
+        return _copied(picture.convert("L"), np.uint8)
     colours = np.asarray(picture.convert("RGB"))
     if (colours == colours[..., :1]).all():
         return np.ascontiguousarray(colours[..., 0])
     return np.array(picture.convert("RGB").convert("L"))
+
+
+def _copied(picture: Image.Image, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    """The pixels of a picture of one channel."""
+    values = np.empty((picture.height, picture.width), dtype)
+    for top in range(0, picture.height, ROWS):
+        values[top : top + ROWS] = picture.crop((0, top, picture.width, min(top + ROWS, picture.height)))
+    return values

@@ -84,7 +84,8 @@ class StoredImage:
         """
         deep = self.bits > 8
         shift = 32768 if self.stored.dtype == np.int16 else 0
-        values = (self.stored.astype(np.int32) + shift).astype(np.uint16 if deep else np.uint8)
+        kind = np.uint16 if deep else np.uint8
+        values = (self.stored.astype(np.int32) + shift if shift else self.stored).astype(kind, copy=False)
         info = PngInfo()
         if deep or len(self.curve) != 256 or not np.array_equal(self.curve, plain_curve(8)):
             info.add_text(PNG_KEY, self._describe(shift), zip=True)

@@ -1,0 +1,119 @@
+"""A painted image as a DICOM file that says what it is and carries no identity."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from cxrsynth import __version__
+from cxrsynth.data.dicom import read_header
+from cxrsynth.errors import UserError
+from cxrsynth.files import write_atomic
+
+# What may be known of the film. Everything else, private elements too, stays behind: an identity may hide anywhere.
+KEPT = (
+    *("Modality", "BodyPartExamined", "ViewPosition", "Laterality", "ImageLaterality", "PatientOrientation"),
+    *("PatientSex", "PatientAge", "PresentationIntentType"),
+    *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"),
+    *("PixelSpacingCalibrationType", "EstimatedRadiographicMagnificationFactor"),
+    *(
+        "PhotometricInterpretation",
+        "PixelRepresentation",
+        "PixelIntensityRelationship",
+        "PixelIntensityRelationshipSign",
+    ),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "BurnedInAnnotation", "PresentationLUTShape"),
+    *("RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+)
+LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
+
+
+def check_editable(path: str | Path) -> None:
+    """Refuse DICOM files whose stored values cannot be kept.
+
+    Raises:
+        UserError: Colour pixels.
+    """
+    samples = int(read_header(Path(path), pixels=False).get("SamplesPerPixel") or 1)
+    if samples != 1:
+        raise UserError(f"image {path} has {samples} samples a pixel; only grey images can be edited")
+
+
+def write_derived(path: str | Path, source: str | Path, stored: NDArray[Any], description: str, identity: str) -> Path:
+    """Write stored values as a derived, synthetic DICOM image.
+
+    Size, bits, photometric interpretation, look-up tables and window are the source's; the pixels are not compressed.
+    Study, series and instance get new UIDs; the patient is anonymous.
+
+    Args:
+        path: The file to write.
+        source: The DICOM file that the values come from.
+        stored: `[H, W]`, of the type that `read_stored` gave.
+        description: What was done, for DerivationDescription (cut to its 1024 characters).
+        identity: Any text that tells this result from others; the same text gives the same UIDs.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    header = read_header(Path(source), pixels=False)
+    instance, study, series = (generate_uid(entropy_srcs=[identity, kind]) for kind in ("instance", "study", "series"))
+    dataset = Dataset()
+    for name in KEPT:
+        if name in header:
+            dataset[name] = header[name]
+    dataset.SOPClassUID = header.get("SOPClassUID") or SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = instance, study, series
+    anonymous = hashlib.sha256(identity.encode()).hexdigest()[:12].upper()
+    dataset.PatientName, dataset.PatientID = "SYNTHETIC", f"SYNTHETIC-{anonymous}"
+    dataset.PatientIdentityRemoved, dataset.DeidentificationMethod = "YES", "only technical elements were kept"
+    for name in ("PatientBirthDate", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"):
+        setattr(dataset, name, "")
+    dataset.SeriesNumber = dataset.InstanceNumber = "1"
+    dataset.ImageType = ["DERIVED", "SECONDARY", "SYNTHETIC"]
+    dataset.SyntheticData, dataset.ContentQualification = "YES", "RESEARCH"
+    dataset.DerivationDescription = description[:1024]
+    dataset.Manufacturer, dataset.ManufacturerModelName = "cxrsynth", "cxrsynth"
+    dataset.SoftwareVersions = f"cxrsynth {__version__}"
+    if header.file_meta.TransferSyntaxUID in LOSSY:
+        dataset.LossyImageCompression = "01"
+
+    wide = int(header.get("BitsAllocated") or 16) > 8
+    values = stored if wide or stored.dtype.itemsize == 1 else stored.astype(np.int8)
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, int(values.dtype.kind == "i")
+    dataset.BitsAllocated = 8 * values.dtype.itemsize
+    dataset.BitsStored = min(int(header.get("BitsStored") or 16), dataset.BitsAllocated)
+    dataset.HighBit = dataset.BitsStored - 1
+    content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+    dataset.PixelData = content + b"\0" if len(content) % 2 else content
+    dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 else "OW"
+    digest = hashlib.sha256(dataset.PixelData).digest()
+    del content
+
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = instance
+    written = write_atomic(path, lambda file: dataset.save_as(file, enforce_file_format=True))
+    del dataset.PixelData
+    _check(written, instance, digest)
+    return written
+
+
+def _check(path: Path, instance: str, digest: bytes) -> None:
+    """Read the file back as any viewer would; a file that does not hold what was meant is removed."""
+    try:
+        again = pydicom.dcmread(path)
+        assert again.SOPInstanceUID == again.file_meta.MediaStorageSOPInstanceUID == instance
+        assert hashlib.sha256(again.PixelData).digest() == digest
+        assert len(again.PixelData) >= again.Rows * again.Columns * again.BitsAllocated // 8
+    except Exception:
+        path.unlink()
+        raise
