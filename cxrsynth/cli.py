@@ -120,7 +120,7 @@ def _spelled(arguments: list[str], function: Callable[..., Any]) -> list[str]:
     """Options as the parser wants them: `--map-from` is `--map_from`, and a lone switch is true."""
     switches = {name for name, p in inspect.signature(function).parameters.items() if isinstance(p.default, bool)}
     spelled = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
