@@ -18,7 +18,14 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
 def smallest_jacobian(displacement: Tensor) -> Tensor:
     """The smallest Jacobian determinant of each item, `[B]`."""
-    return jacobian_determinant(displacement).flatten(1).amin(1)
+    height = displacement.shape[2]
+    block = 64 if displacement.device.type == "cpu" else height  # rows whose differences stay in cache: half the time
+    smallest = []
+    for top in range(0, height, block):
+        bottom, above = min(top + block, height), min(top, 1)
+        determinant = jacobian_determinant(displacement[:, :, top - above : bottom + 1])
+        smallest.append(determinant[:, above : above + bottom - top].flatten(1).amin(1))
+    return torch.stack(smallest).amin(0)
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
