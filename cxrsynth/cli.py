@@ -2,7 +2,9 @@
 
 import inspect
 import os
+import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -106,12 +108,15 @@ def _command(name: str, arguments: list[str]) -> None:
     from jsonargparse import auto_cli
 
     entry = COMMANDS[name]
-    if isinstance(entry, dict):
-        result = auto_cli({key: _load(path) for key, path in entry.items()}, args=arguments, prog=f"cxrsynth {name}")
-    else:
-        function = _load(entry)
-        arguments = _spelled(arguments, function)
-        result = auto_cli(function, args=arguments, as_positional=name == "report", prog=f"cxrsynth {name}")
+    options: dict[str, Any] = {"prog": f"cxrsynth {name}", "exit_on_error": False}
+    try:
+        if isinstance(entry, dict):
+            result = auto_cli({key: _load(path) for key, path in entry.items()}, args=arguments, **options)
+        else:
+            function = _load(entry)
+            result = auto_cli(function, args=_spelled(arguments, function), as_positional=name == "report", **options)
+    except ArgumentError as error:
+        raise UserError(f"{_in_a_sentence(str(error))}; cxrsynth {name} --help lists the options") from error
     if isinstance(result, (str, os.PathLike)):
         print(result)
 
@@ -129,6 +134,14 @@ def _spelled(arguments: list[str], function: Callable[..., Any]) -> list[str]:
             argument = f"--{name}{equals}{value}"
         spelled.append(argument)
     return spelled
+
+
+def _in_a_sentence(fault: str) -> str:
+    """What the parser says of an option, in one line."""
+    option, value = re.search(r'Parser key "([^"]+)"', fault), re.search(r"(?:Given|Got) value: (.*)", fault)
+    if option and value:
+        return f"option --{option[1]} cannot be {value[1]!r}"
+    return fault.splitlines()[0].rstrip(".")
 
 
 def _load(path: str) -> Any:

@@ -14,6 +14,7 @@ from cxrsynth.data.codestream import codestream_shape
 from cxrsynth.data.stored import StoredImage, quantise
 from cxrsynth.errors import UserError
 
+DECODERS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MAX_PIXELS = 100_000_000  # the largest detectors have about 25 million
 ROWS = 64  # rows counted at a time: counting needs sixteen bytes a pixel
 
@@ -36,6 +37,9 @@ def read_dicom(path: Path) -> StoredImage:
     except UserError:
         raise
     except Exception as error:  # each decoder raises its own kinds
+        name = dataset.file_meta.TransferSyntaxUID.name
+        if "missing dependencies" in str(error) or isinstance(error, NotImplementedError):
+            raise UserError(f"{path}: no decoder of {name} is installed; pip install {DECODERS}") from error
         raise UserError(f"{path}: the pixels cannot be decoded ({_first_line(error)}); the file is damaged") from error
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         pixels = np.round(pixels @ np.array([0.299, 0.587, 0.114])).astype(pixels.dtype)  # ITU-R BT.601 luma
