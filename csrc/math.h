@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cfloat>
+#include <cmath>
 
 #ifdef __CUDACC__
 #define CXR_HD __host__ __device__ __forceinline__
@@ -36,6 +37,13 @@ template <class T> CXR_HD Position<T> position(T p, int n) {
   i = i < n - 2 ? i : n - 2;
   i = i > 0 ? i : 0;
   return {i, p - T(i)};
+}
+
+// The nearest pixel of an axis of n, halves to even as torch rounds; clamped and NaN as above.
+template <class T> CXR_HD int nearest_pixel(T p, int n) {
+  p = p > T(0) ? p : T(0);
+  p = p < T(n - 1) ? p : T(n - 1);
+  return int(rint(p));
 }
 
 // ITK counts a sample as inside up to half a pixel beyond the border.

@@ -117,6 +117,7 @@ template <class T> void weighted_sums(const T* const* rows, const T* taps, int r
 
 template <class T> constexpr RowKernels<T> table() {
   return {warp_row<T>,
+          warp_row_nearest<T>,
           {{force_row<T, two_force, false>, force_row<T, two_force, true>},
            {force_row<T, esm, false>, force_row<T, esm, true>},
            {force_row<T, thirion, false>, force_row<T, thirion, true>}},

@@ -35,7 +35,8 @@ struct Sums {
 };
 
 template <class T> struct RowKernels {
-  void (*warp)(const WarpRow<T>&);
+  void (*warp)(const WarpRow<T>&);          // bilinear
+  void (*warp_nearest)(const WarpRow<T>&);  // `itk` does not apply
   Sums (*force[3][2])(const ForceRow<T>&);  // [force][itk]
   // out[x] = taps[0] rows[radius][x] + sum_j taps[j] (rows[radius - j][x] + rows[radius + j][x])
   void (*weighted_sum)(const T* const* rows, const T* taps, int radius, int n, T* out);

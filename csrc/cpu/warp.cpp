@@ -5,14 +5,22 @@
 #include "cpu/row_kernels.h"
 #include "demons.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace cxr {
 namespace {
 
-// Nearest pixel, halves to even as torch rounds.
-template <class T> int nearest_index(T p, int n) {
-  p = p > T(0) ? p : T(0);
-  p = p < T(n - 1) ? p : T(n - 1);
-  return int(__builtin_nearbyint(double(p)));
+// A large result is written once, page after page: pages of 2 MB where the system has them, as numpy asks for too.
+void ask_for_large_pages(void* p, size_t bytes) {
+#ifdef __linux__
+  constexpr size_t page = 4096, large = size_t(4) << 20;
+  const size_t first = (reinterpret_cast<size_t>(p) + page - 1) / page * page;
+  if (bytes >= large) madvise(reinterpret_cast<void*>(first), bytes - page, MADV_HUGEPAGE);
+#else
+  (void)p, (void)bytes;
+#endif
 }
 
 template <class T> bool within(T p, int n) { return p >= T(0) && p <= T(n - 1); }
@@ -23,20 +31,14 @@ template <class T> void warp_cpu(const WarpImages<T>& in, int mode, T* out, int 
   const int h = in.height, w = in.width;
   const size_t size = size_t(h) * w;
   const RowKernels<T>& kernels = row_kernels<T>();
+  ask_for_large_pages(out, size_t(in.batch) * in.channels * size * sizeof(T));
 #pragma omp parallel for num_threads(threads) collapse(2)
   for (int b = 0; b < in.batch; ++b) {
     for (int y = 0; y < h; ++y) {
       const T *ux = in.displacement + b * 2 * size + size_t(y) * w, *uy = ux + size;
       const T* image = in.image + size_t(b) * in.channels * size;
       T* row = out + size_t(b) * in.channels * size + size_t(y) * w;
-      if (mode == bilinear) {
-        kernels.warp({image, h, w, ux, uy, y, row, false, in.channels, size});
-        continue;
-      }
-      for (int x = 0; x < w; ++x) {
-        const size_t i = size_t(nearest_index(T(y) + uy[x], h)) * w + nearest_index(T(x) + ux[x], w);
-        for (int c = 0; c < in.channels; ++c) row[c * size + x] = image[c * size + i];
-      }
+      (mode == nearest ? kernels.warp_nearest : kernels.warp)({image, h, w, ux, uy, y, row, false, in.channels, size});
     }
   }
 }
@@ -57,7 +59,7 @@ void warp_backward_cpu(const WarpImages<T>& in, int mode, const T* grad, T* grad
           const size_t i = size_t(y) * w + x;
           const T px = T(x) + ux[i], py = T(y) + uy[i];
           if (mode == nearest) {
-            out[size_t(nearest_index(py, h)) * w + nearest_index(px, w)] += g[i];
+            out[size_t(nearest_pixel(py, h)) * w + nearest_pixel(px, w)] += g[i];
             continue;
           }
           const Position<T> sx = position(px, w), sy = position(py, h);

@@ -23,6 +23,15 @@ template <class T> void warp_pixels(const WarpRow<T>& a) {
 
 template <class T> void warp_row(const WarpRow<T>& a) { warp_pixels(a); }
 
+template <class T> void warp_pixels_nearest(const WarpRow<T>& a) {
+  for (int x = 0; x < a.width; ++x) {
+    const size_t i = size_t(nearest_pixel(T(a.y) + a.uy[x], a.height)) * a.width + nearest_pixel(T(x) + a.ux[x], a.width);
+    for (int c = 0; c < a.channels; ++c) a.out[c * a.plane + x] = a.image[c * a.plane + i];
+  }
+}
+
+template <class T> void warp_row_nearest(const WarpRow<T>& a) { warp_pixels_nearest(a); }
+
 #ifdef __AVX2__
 constexpr int lanes = 8;
 typedef float Vec __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
@@ -95,6 +104,34 @@ template <bool ITK> void warp_vectors(const WarpRow<float>& args) {
       // Two rows below what is read now: the hardware does not see rows coming in this pattern (2048 x 2048: 3.2 to 1.7 ns).
       for (int k = 0; k < count; k += 2) __builtin_prefetch(image + samples[k].index[0] + 3 * long(a.width));
       for (int k = 0; k < count; ++k) store(out + at(first + k), interpolate<ITK>(image, a.width, samples[k]));
+    }
+  }
+}
+
+template <> void warp_row_nearest<float>(const WarpRow<float>& args) {
+  const WarpRow<float> a = args;
+  const Vec zero{}, right = zero + float(a.width - 1), bottom = zero + float(a.height - 1);
+  constexpr int block = 128;  // pixels that are placed before any is read
+  int index[block];
+  for (int from = 0; from < a.width; from += block) {
+    const int count = a.width - from < block ? a.width - from : block;
+    int k = 0;
+    for (; k + lanes <= count; k += lanes) {
+      const int x = from + k;
+      Vec px = real(Int{0, 1, 2, 3, 4, 5, 6, 7} + x) + load(a.ux + x), py = float(a.y) + load(a.uy + x);
+      px = px > zero ? px : zero, py = py > zero ? py : zero;
+      px = px < right ? px : right, py = py < bottom ? py : bottom;
+      const Int ix = (Int)_mm256_cvtps_epi32((__m256)px), iy = (Int)_mm256_cvtps_epi32((__m256)py);  // halves to even
+      _mm256_storeu_si256((__m256i*)(index + k), (__m256i)(iy * a.width + ix));
+    }
+    for (; k < count; ++k) {
+      const int x = from + k;
+      index[k] = nearest_pixel(a.y + a.uy[x], a.height) * a.width + nearest_pixel(x + a.ux[x], a.width);
+    }
+    for (int c = 0; c < a.channels; ++c) {
+      const float* image = a.image + c * a.plane;
+      float* out = a.out + c * a.plane + from;
+      for (k = 0; k < count; ++k) out[k] = image[index[k]];
     }
   }
 }

@@ -5,13 +5,6 @@
 namespace cxr {
 namespace {
 
-// Nearest pixel, halves to even as torch rounds.
-template <class T> __device__ int nearest_index(T p, int n) {
-  p = p > T(0) ? p : T(0);
-  p = p < T(n - 1) ? p : T(n - 1);
-  return int(rint(p));
-}
-
 template <class T> __device__ bool within(T p, int n) { return p >= T(0) && p <= T(n - 1); }
 
 template <class T> __global__ void warp_kernel(WarpImages<T> in, int mode, T* out) {
@@ -23,7 +16,7 @@ template <class T> __global__ void warp_kernel(WarpImages<T> in, int mode, T* ou
     const long plane = (long(b) * in.channels + c) * size;
     const T* image = in.image + plane;
     out[plane + i] = mode == bilinear ? sample(image, in.height, in.width, in.width, px, py)
-                                      : image[long(nearest_index(py, in.height)) * in.width + nearest_index(px, in.width)];
+                                      : image[long(nearest_pixel(py, in.height)) * in.width + nearest_pixel(px, in.width)];
   }
 }
 
@@ -41,7 +34,7 @@ __global__ void warp_backward_kernel(WarpImages<T> in, int mode, const T* grad, 
     const long plane = (long(b) * in.channels + c) * size;
     const T g = grad[plane + i];
     if (grad_image && mode == nearest) {
-      atomicAdd(grad_image + plane + long(nearest_index(py, h)) * w + nearest_index(px, w), g);
+      atomicAdd(grad_image + plane + long(nearest_pixel(py, h)) * w + nearest_pixel(px, w), g);
     } else if (grad_image) {
       T* p = grad_image + plane + corner;
       atomicAdd(p, g * (T(1) - sx.f) * (T(1) - sy.f));
