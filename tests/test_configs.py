@@ -40,7 +40,7 @@ OVERRIDES = {
 
 
 def test_every_yaml_is_known_here():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *TASKS, "synthesize"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *TASKS, "synthesize", "inpaint"}
 
 
 @pytest.fixture(scope="module")

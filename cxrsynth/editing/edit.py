@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cxrsynth import __version__
+from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.labels import canonical
 from cxrsynth.data.reading import StoredImage, write_png
 from cxrsynth.editing.dicom import write_derived
@@ -76,7 +77,7 @@ def edit(
     guidance: Weights | None = None,
     seed: int = 0,
     feather: int | None = None,
-    attention: str | Path | None = None,
+    attention: str | Path | GLoRITask | None = None,
     device: str = "cpu",
 ) -> Edited:
     """Paint a finding into an image, or out of it, and touch nothing else.
@@ -105,7 +106,7 @@ def edit(
         guidance: See `Guided`.
         seed: Of the noise, 0 or more.
         feather: See `NativeWindow.paste`.
-        attention: For `map_from`: an `attention.ckpt`; None = the one beside the inpainter's.
+        attention: For `map_from`: an `attention.ckpt` or its task; None = the one beside the inpainter's.
         device: Where to paint.
 
     Raises:
@@ -129,9 +130,9 @@ def edit(
     elif full:
         region, kind = np.ones(canvas.shape, bool), "full"
     elif map_from is not None:
-        beside = _attention_file(attention, checkpoint)
-        digests["attention"] = sha256_file(beside) if beside.is_file() else ""
-        region, where["registration"] = from_exemplar(map_from, canvas, load_attention(str(beside)), names[0])
+        queries, digest = _load_attention(attention, checkpoint)
+        digests |= digest
+        region, where["registration"] = from_exemplar(map_from, canvas, queries, names[0])
         where |= {"exemplar": str(map_from), "exemplar_sha256": sha256_file(map_from)}
         kind = "map_from"
     else:
@@ -232,17 +233,17 @@ def _load(checkpoint: str | Path | InpaintingTask, device: str) -> tuple[Inpaint
     return task, {"inpainting": sha256_file(checkpoint)}
 
 
-def _attention_file(attention: str | Path | None, checkpoint: str | Path | InpaintingTask) -> Path:
-    if attention is not None:
-        return Path(attention)
-    if isinstance(checkpoint, InpaintingTask):
+def _load_attention(
+    attention: str | Path | GLoRITask | None, checkpoint: str | Path | InpaintingTask
+) -> tuple[GLoRITask, dict[str, str]]:
+    if isinstance(attention, GLoRITask):
+        return attention.eval(), {}
+    if attention is None and isinstance(checkpoint, InpaintingTask):
         raise UserError("map_from needs the disease queries: give attention, the path of an attention.ckpt")
-    path = Path(checkpoint).with_name("attention.ckpt")
+    path = Path(str(checkpoint)).with_name("attention.ckpt") if attention is None else Path(attention)
     if not path.is_file():
-        raise UserError(
-            f"map_from needs the disease queries, and there is no {path}; give attention, or say where otherwise"
-        )
-    return path
+        raise UserError(f"map_from needs the disease queries, and there is no {path}; give attention, or mask or box")
+    return load_attention(str(path)), {"attention": sha256_file(path)}
 
 
 def _description(record: dict[str, Any]) -> str:

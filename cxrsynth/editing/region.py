@@ -113,9 +113,12 @@ def from_exemplar(
     """
     size = attention.hparams["image_size"]
     shown = StoredCanvas(read_stored(exemplar))
-    moving, fixed = (NativeWindow.whole(image.shape).crop(image, size) for image in (shown, canvas))
+    squares = (NativeWindow.whole(image.shape).crop(image, size) for image in (shown, canvas))
+    moving, fixed = (square.to(attention.device) for square in squares)
     which = attention.findings.index(canonical(finding, attention.findings))
-    map = F.interpolate(attention.maps(moving)[:, which : which + 1], (size, size), mode="bilinear")
+    with torch.no_grad():
+        maps = attention.maps(moving)
+    map = F.interpolate(maps[:, which : which + 1], (size, size), mode="bilinear")
     carried = transport(map, moving, fixed)
     quality = {"ncc": float(carried.ncc[0]), "min_jacobian": float(carried.min_jacobian[0])}
     if not quality["ncc"] >= MIN_NCC:
@@ -127,7 +130,7 @@ def from_exemplar(
 
 
 def _shaped(map: Tensor, shape: tuple[int, int]) -> Bools:
-    square = region_from_map(map.clamp_min(0), MASS, MIN_COMPONENT, DILATE)
+    square = region_from_map(map.clamp_min(0), MASS, MIN_COMPONENT, DILATE).cpu()
     region = enlarge(square[0, 0], shape)
     if not region.any():
         raise UserError("the map's region lies outside the image; say where to paint, with mask or box")
