@@ -1,8 +1,9 @@
 # `make demo` and `make test` do everything on a fresh machine that has Python 3.11+ and a C++ compiler.
 PYTHON ?= python3
 VENV := .venv
+ARCHIVE ?= ../shared/cxr
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*) setup.py CMakeLists.txt pyproject.toml constraints.txt
+SOURCES := $(wildcard csrc/*.* csrc/*/*) setup.py CMakeLists.txt pyproject.toml constraints.txt
 
 .PHONY: demo test sanitize lint bench gpu clean
 
@@ -20,8 +21,8 @@ lint: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/installed  ## speed against peers in the same run; writes benchmarks/results/
-	$(BIN)/python benchmarks/registration.py
-	$(BIN)/python benchmarks/warp.py
+	$(BIN)/python benchmarks/registration.py $(if $(wildcard $(ARCHIVE)/images),--folder $(ARCHIVE)) | tee benchmarks/results/registration.txt
+	$(BIN)/python benchmarks/warp.py | tee benchmarks/results/warp.txt
 
 gpu:  ## on a machine with a GPU and its own torch: build, test, sanitise, measure
 	bash benchmarks/gpu.sh
