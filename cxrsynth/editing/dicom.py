@@ -1,8 +1,9 @@
 """A painted image as a DICOM file that says what it is and carries no identity."""
 
 import hashlib
+import struct
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pydicom
@@ -15,6 +16,7 @@ from cxrsynth.data.dicom import read_header
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_atomic
 
+PIXEL_DATA = 0x7FE0, 0x0010
 # What may be known of the film. Everything else, private elements too, stays behind: an identity may hide anywhere.
 KEPT = (
     *("Modality", "BodyPartExamined", "ViewPosition", "Laterality", "ImageLaterality", "PatientOrientation"),
@@ -91,29 +93,40 @@ def write_derived(path: str | Path, source: str | Path, stored: NDArray[Any], de
     dataset.BitsAllocated = 8 * values.dtype.itemsize
     dataset.BitsStored = min(int(header.get("BitsStored") or 16), dataset.BitsAllocated)
     dataset.HighBit = dataset.BitsStored - 1
-    content = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
-    dataset.PixelData = content + b"\0" if len(content) % 2 else content
-    dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 else "OW"
-    digest = hashlib.sha256(dataset.PixelData).digest()
-    del content
+    values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
 
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = instance
-    written = write_atomic(path, lambda file: dataset.save_as(file, enforce_file_format=True))
-    del dataset.PixelData
-    _check(written, instance, digest)
+
+    def write(file: IO[bytes]) -> None:
+        dataset.save_as(file, enforce_file_format=True)
+        # Pixels are the last element. Written here from where they are: pydicom would hold them twice.
+        kind = b"OB" if dataset.BitsAllocated == 8 else b"OW"
+        file.write(struct.pack("<HH2sHI", *PIXEL_DATA, kind, 0, values.nbytes + values.nbytes % 2))
+        file.write(values.data)
+        file.write(b"\0" * (values.nbytes % 2))
+
+    written = write_atomic(path, write)
+    try:
+        _check(written, instance, values)
+    except Exception:
+        written.unlink()
+        raise
     return written
 
 
-def _check(path: Path, instance: str, digest: bytes) -> None:
-    """Read the file back as any viewer would; a file that does not hold what was meant is removed."""
-    try:
-        again = pydicom.dcmread(path)
-        assert again.SOPInstanceUID == again.file_meta.MediaStorageSOPInstanceUID == instance
-        assert hashlib.sha256(again.PixelData).digest() == digest
-        assert len(again.PixelData) >= again.Rows * again.Columns * again.BitsAllocated // 8
-    except Exception:
-        path.unlink()
-        raise
+def _check(path: Path, instance: str, values: NDArray[Any]) -> None:
+    """Read the file back as any viewer would: it holds what was meant."""
+    again = pydicom.dcmread(path, defer_size=4096)
+    assert again.SOPInstanceUID == again.file_meta.MediaStorageSOPInstanceUID == instance
+    assert (again.Rows, again.Columns) == values.shape
+    pixels: Any = again.get_item("PixelData", keep_deferred=True)
+    with open(path, "rb") as file:
+        file.seek(pixels.value_tell)
+        padding = values.nbytes % 2
+        assert pixels.length == values.nbytes + padding
+        digest = hashlib.sha256(values.data)
+        digest.update(b"\0" * padding)
+        assert hashlib.file_digest(file, "sha256").digest() == digest.digest()

@@ -124,7 +124,7 @@ def windows_around(
     height, width = region.shape[-2:]
     longest = max(height, width)
     boxes = []
-    for present in (region[:, 0] > 0).cpu():
+    for present in region[:, 0].bool().cpu():
         rows, columns = present.any(1).nonzero().flatten(), present.any(0).nonzero().flatten()
         if len(rows) == 0:
             rows, columns = torch.tensor([height // 2]), torch.tensor([width // 2])
