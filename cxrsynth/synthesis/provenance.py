@@ -10,6 +10,7 @@ import pandas as pd
 from cxrsynth.files import sha256_file, write_text
 
 RECORDS = "provenance"
+REFUSED = ("id", "source_id", "exemplar_id", "finding", "refused")
 
 
 def recipe_hash(settings: dict[str, Any]) -> str:
@@ -37,11 +38,11 @@ def is_made(folder: Path, row: dict[str, Any], recipe: str) -> bool:
     return all(p.is_file() and sha256_file(p) == record[f"{name}_sha256"] for name, p in files.items())
 
 
-def gather(folder: Path, plan: pd.DataFrame) -> tuple[int, int]:
+def gather(folder: Path, plan: pd.DataFrame) -> list[dict[str, Any]]:
     """Write provenance.jsonl and refused.csv from the records of a plan, sorted by id.
 
     Returns:
-        How many images were made and how many were refused.
+        The records of the images that were made.
     """
     records = []
     for name in sorted(plan["id"]):
@@ -49,30 +50,8 @@ def gather(folder: Path, plan: pd.DataFrame) -> tuple[int, int]:
         if path.is_file():
             records.append(json.loads(path.read_text()))
     made = [r for r in records if "refused" not in r]
-    refused = [
-        {k: r[k] for k in ("id", "source_id", "exemplar_id", "finding", "refused")} for r in records if "refused" in r
-    ]
+    refused = [{name: r[name] for name in REFUSED} for r in records if "refused" in r]
     write_text(folder / "provenance.jsonl", "".join(json.dumps(r) + "\n" for r in made))
-    columns = ["id", "source_id", "exemplar_id", "finding", "refused"]
-    write_text(folder / "refused.csv", pd.DataFrame(refused, columns=columns).to_csv(index=False, lineterminator="\n"))
-    return len(made), len(refused)
-
-
-def write_manifest(folder: Path, archive: pd.DataFrame) -> Path:
-    """Write synthetic.csv, the manifest of the images made, for a datamodule's `extra_manifest`.
-
-    Args:
-        folder: The run folder, holding provenance.jsonl.
-        archive: The archive's table; patient, view, sex, age and site are the source's.
-    """
-    about = ["patient_id", "view", "sex", "age", "site"]
-    columns = ["image_id", "path", "labels", "source_id", "exemplar_id", *about]
-    source = archive.set_index("image_id")
-    rows = []
-    for line in (folder / "provenance.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        own = (record["id"], record["image"], record["finding"], record["source_id"], record["exemplar_id"])
-        rows.append((*own, *source.loc[record["source_id"], about]))
-    return write_text(
-        folder / "synthetic.csv", pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n")
-    )
+    table = pd.DataFrame(refused, columns=list(REFUSED))
+    write_text(folder / "refused.csv", table.to_csv(index=False, lineterminator="\n"))
+    return made

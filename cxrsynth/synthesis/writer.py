@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from cxrsynth.data.reading import write_png
 from cxrsynth.files import sha256_file
+from cxrsynth.synthesis.outputs import write_outputs
 from cxrsynth.synthesis.plan import read_plan
-from cxrsynth.synthesis.provenance import gather, write_manifest, write_record
+from cxrsynth.synthesis.provenance import gather, write_record
 from cxrsynth.synthesis.task import Made, Refused
 
 
@@ -50,9 +51,9 @@ class SynthesisWriter(BasePredictionWriter):
             write_record(self.folder, record)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gather provenance.jsonl, refused.csv and synthetic.csv once every rank has written."""
+        """Gather the records and write the tables (see `write_outputs`) once every rank has written."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             datamodule = trainer.datamodule  # type: ignore[attr-defined]
-            gather(self.folder, read_plan(datamodule.hparams["plan"]))
-            write_manifest(self.folder, datamodule.manifest.table)
+            made = gather(self.folder, read_plan(datamodule.hparams["plan"]))
+            write_outputs(self.folder, made, datamodule.manifest.table)
