@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from cxrsynth.errors import UserError
@@ -73,10 +74,15 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
     from cxrsynth.precision import trainer_precision
 
     class SaveConfig(SaveConfigCallback):
-        """Names the saved file after the subcommand, so that `predict` leaves `fit`'s file alone."""
+        """Names the saved file after the subcommand, so that `predict` leaves `fit`'s file alone.
+
+        Saves nothing where the run has no folder of its own, which would be the user's current one.
+        """
 
         def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
             assert trainer.state.fn is not None
+            if trainer.logger is None and Path(trainer.default_root_dir) == Path.cwd():
+                return
             self.config_filename = f"{trainer.state.fn.value}.yaml"
             super().setup(trainer, pl_module, stage)
 

@@ -37,6 +37,7 @@ def run(
     views: list[str] | None = None,
     sites: list[str] | None = None,
     fractions: list[float] | None = None,
+    limit: str = "none",
     seed: int = 0,
     threads: int = 2,
 ) -> Path:
@@ -59,6 +60,8 @@ def run(
         views: Keep only images of these views, for example [PA].
         sites: Keep only images of these sites.
         fractions: Shares of training, validation and test patients.
+        limit: Where lesions may lie in the maps that teach the inpainter and in what is painted: none (anywhere), chest
+            or lungs, as the segmenter sees them.
         seed: Seed of the split, the plan and every training.
         threads: CPU threads; fixed, because floating point depends on it.
 

@@ -132,7 +132,7 @@ def _localise(run: Run, fingerprint: str) -> Figures:
     """Maps of the training patients for the inpainter; their quality on the test patients for the report."""
     task = GLoRITask.load_from_checkpoint(run.checkpoint("attention"), map_location="cpu", weights_only=True).eval()
     data = CXRDataModule(**run.datamodule(run.config["attention"]["data"]))
-    count = collect_maps(task, data, run.maps_file)
+    count = collect_maps(task, data, run.maps_file, limit=run.config["limit"])
     rows = localise(task, data, run.maps_file)
     write_text(run.folder / "study" / "localisation.csv", rows.to_csv(index=False, lineterminator="\n"))
     return {"training_maps": count, "test_lesions": len(rows)}
@@ -158,7 +158,9 @@ def _plan(run: Run, fingerprint: str) -> Figures:
 def _synthesis(run: Run, fingerprint: str) -> Figures:
     settings = run.config["synthesis"]
     task = SynthesisTask(
-        attention=str(run.checkpoint("attention")), inpainting=str(run.checkpoint("inpainting")), **settings["model"]
+        attention=str(run.checkpoint("attention")),
+        inpainting=str(run.checkpoint("inpainting")),
+        **{"limit": run.config["limit"], **settings["model"]},
     )
     data = SynthesisDataModule(
         plan=str(run.folder / "plan.csv"), manifest=str(run.manifest_path), out=str(run.folder), **settings["data"]
@@ -265,7 +267,7 @@ STAGES = (
         "attention maps, and how well they find lesions",
         _localise,
         _in("stages/attention_maps.npz", "study/localisation.csv"),
-        ("attention", *ARCHIVE),
+        ("attention", "limit", *ARCHIVE),
         ("attention",),
     ),
     Stage(
@@ -282,7 +284,7 @@ STAGES = (
         "painting the plan",
         _synthesis,
         _made,
-        ("synthesis", *ARCHIVE),
+        ("synthesis", "limit", *ARCHIVE),
         ("plan", "attention", "inpainting"),
     ),
     Stage(

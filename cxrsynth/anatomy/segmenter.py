@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cxrsynth.anatomy.masks import tidy
+from cxrsynth.anatomy.masks import chest_field, tidy
 from cxrsynth.data.geometry import from_square, to_square
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_bytes
@@ -19,6 +19,7 @@ from cxrsynth.files import write_bytes
 SHIPPED = Path(__file__).with_name("weights") / "segmenter.safetensors"
 PARTS = {"lungs": 2, "heart": 1}
 """Connected parts that each structure may have."""
+LIMITS = ("none", "chest", "lungs")
 
 
 class Segmenter(nn.Module):
@@ -123,3 +124,24 @@ def segment(image: Tensor, structure: str = "lungs", segmenter: Segmenter | None
     channel = segmenter.structures.index(structure)
     probability = from_square(logits[:, channel : channel + 1].sigmoid(), (image.shape[-2], image.shape[-1]))
     return tidy(probability > 0.5, PARTS[structure])
+
+
+def allowed(image: Tensor, limit: str) -> Tensor | None:
+    """Where findings may lie.
+
+    Args:
+        image: `[B, 1, H, W]` in [0, 1], air dark.
+        limit: "chest" (lungs, mediastinum and what lies between), "lungs", or "none" (anywhere).
+
+    Returns:
+        bool `[B, 1, H, W]`, empty where no lungs are found; None = anywhere.
+
+    Raises:
+        UserError: Another `limit`, or an image of another shape.
+    """
+    if limit not in LIMITS:
+        raise UserError(f"limit is {limit!r}; choose one of {', '.join(LIMITS)}")
+    if limit == "none":
+        return None
+    lungs = segment(image)
+    return lungs if limit == "lungs" else chest_field(lungs)

@@ -10,6 +10,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 from torch.nn import functional as F
 
+from cxrsynth.anatomy import allowed
 from cxrsynth.data import CXRDataModule
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_atomic
@@ -98,9 +99,11 @@ def images_of(data: CXRDataModule, split: str) -> Any:
 
 @torch.no_grad()
 def collect_maps(
-    task: Localiser, data: CXRDataModule, out: str | Path, split: str = "train", gamma: float = 1.0
+    task: Localiser, data: CXRDataModule, out: str | Path, split: str = "train", gamma: float = 1.0, limit: str = "none"
 ) -> int:
     """Write the maps of every present finding of a split's images, at the resolution of the patches.
+
+    A map with nothing where findings may lie is left out.
 
     The file is what `CXRDataModule(maps=...)` reads: `image_id [M]`, `finding [M]`, `map [M, h, w]` float16 in [0, 1].
 
@@ -110,12 +113,13 @@ def collect_maps(
         out: The `.npz` file, written whole or not at all.
         split: "train", "val", "test" or "all".
         gamma: See `finding_map`.
+        limit: Where findings may lie, see `anatomy.allowed`; a map is 0 elsewhere.
 
     Returns:
         How many maps were written.
 
     Raises:
-        UserError: The findings differ, or no image of the split has any.
+        UserError: The findings differ, or no image of the split has any where it may lie.
     """
     ids: list[str] = []
     findings: list[str] = []
@@ -126,12 +130,22 @@ def collect_maps(
         if not len(image):
             continue
         chosen = task.maps(batch["image"])[image, finding].unsqueeze(1)
+        where = allowed(batch["image"], limit)
+        if where is not None:
+            chosen = chosen * F.adaptive_avg_pool2d(where.float(), chosen.shape[-2:]).to(chosen)[image]
+            inside = chosen.flatten(1).amax(1) > 0
+            image, finding, chosen = image[inside.cpu()], finding[inside.cpu()], chosen[inside]
+            if not len(image):
+                continue
         scaled = finding_map(chosen.float(), (chosen.shape[-2], chosen.shape[-1]), gamma)
         maps.append(scaled[:, 0].cpu().numpy().astype(np.float16))
         ids += [batch["image_id"][index] for index in image]
         findings += [task.findings[index] for index in finding]
     if not maps:
-        raise UserError(f"no image of split {split!r} has any of {', '.join(task.findings)}; there is no map to write")
+        lungs = "" if limit == "none" else f" and lungs to look in (limit is {limit!r})"
+        raise UserError(
+            f"no image of split {split!r} has any of {', '.join(task.findings)}{lungs}; there is no map to write"
+        )
     every = np.concatenate(maps)
     write_atomic(
         out, lambda file: np.savez_compressed(file, image_id=np.array(ids), finding=np.array(findings), map=every)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxrsynth import __version__
-from cxrsynth.anatomy import chest_field, segment
+from cxrsynth.anatomy import LIMITS, allowed
 from cxrsynth.anatomy.segmenter import SHIPPED
 from cxrsynth.attention.region import region_from_map
 from cxrsynth.attention.task import GLoRITask
@@ -25,8 +25,6 @@ from cxrsynth.inpainting.window import windows_around
 from cxrsynth.registration.transport import TransportResult, transport
 from cxrsynth.synthesis.datamodule import Group
 from cxrsynth.synthesis.provenance import recipe_hash
-
-LIMITS = ("none", "chest", "lungs")
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class SynthesisTask(L.LightningModule):
         carried = self._transport(group)
         maps = carried.map[: len(rows)].cpu()
         shape = {name: self.hparams[name] for name in ("mass", "min_component", "dilate")}
-        limit = self._limit(group)
+        limit = allowed(self._pad(group.source).to(self.device), self.hparams["limit"])
         squares = region_from_map(carried.map, **shape, limit=limit).cpu()
         lost = [limit is not None and not limit[i].any() for i in range(len(rows))]
         reasons = [self._refusal(group, squares[i], carried, i, lost[i]) for i in range(len(rows))]
@@ -169,13 +167,6 @@ class SynthesisTask(L.LightningModule):
         chosen = maps[torch.arange(len(maps)), which + [which[-1]] * (len(maps) - len(which))][:, None]
         full = F.interpolate(chosen, exemplar.shape[-2:], mode="bilinear", align_corners=False)
         return transport(full, exemplar, source)
-
-    def _limit(self, group: Group) -> Tensor | None:
-        """Where on the sources the regions may lie, bool `[group_size, 1, S, S]`; None = anywhere."""
-        if self.hparams["limit"] == "none":
-            return None
-        lungs = segment(self._pad(group.source).to(self.device))
-        return lungs if self.hparams["limit"] == "lungs" else chest_field(lungs)
 
     def _refusal(self, group: Group, region: Tensor, carried: TransportResult, i: int, lost: bool) -> str | None:
         """Why a row cannot be painted, or None."""

@@ -137,6 +137,29 @@ def test_collect_and_localise(archive):
     assert rows["area_share"].eq(64 / 64**2).all()
 
 
+@pytest.mark.parametrize("rows", [32, 0])
+def test_maps_stay_where_findings_may_lie(archive, monkeypatch, rows):
+    """Lungs in the upper rows only, or nowhere: maps end there, and an image without lungs gives none."""
+    free, limited = archive / "free.npz", archive / "limited.npz"
+    collect_maps(Seer(), data_of(archive), free)
+
+    def lungs(image):
+        mask = torch.zeros_like(image, dtype=torch.bool)
+        mask[:, :, :rows] = True
+        return mask
+
+    monkeypatch.setattr("cxrsynth.anatomy.segmenter.segment", lungs)
+    if rows == 0:
+        with pytest.raises(UserError, match="no map to write"):
+            collect_maps(Seer(), data_of(archive), limited, limit="lungs")
+        return
+    collect_maps(Seer(), data_of(archive), limited, limit="lungs")
+    before, after = MapStore(free), MapStore(limited)
+    assert after.maps[:, 4:].eq(0).all()
+    assert after.maps.amax((1, 2)).eq(1).all()
+    assert len(after.maps) == int((before.maps[:, :4] > 0).flatten(1).any(1).sum())
+
+
 def test_other_findings_are_refused(archive):
     with pytest.raises(UserError, match="same findings"):
         collect_maps(Seer(), data_of(archive, findings=FINDINGS[::-1]), archive / "maps.npz")

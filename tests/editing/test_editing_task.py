@@ -57,8 +57,11 @@ def predict(requests: Path, checkpoints: Path) -> Path:
     return out
 
 
-def test_each_row_is_made_or_refused_and_nothing_is_made_twice(requests, checkpoints):
+def test_each_row_is_made_or_refused_and_nothing_is_made_twice(requests, checkpoints, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     out = predict(requests, checkpoints)
+    assert not list(Path.cwd().iterdir())  # nothing is left where the user happens to be
     records = {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
     assert sorted(records) == list("abcdefg")
     assert {name for name, record in records.items() if "refused" in record} == {"f", "g"}

@@ -209,7 +209,7 @@ def test_regions_on_real_films_lie_in_the_chest(archive, shared, tmp_path):
         columns=["id", "group", "source_id", "exemplar_id", "finding", "seed"],
     )
     write_plan(tmp_path / "plan.csv", plan)
-    limit = config["synthesis"]["model"]["limit"]
+    limit = config["limit"]
     settings = {"steps": 1, "min_ncc": -1.0, "smallest": 0.0, "largest": 1.0, "limit": limit}
     task = SynthesisTask(str(archive / "attention.ckpt"), str(archive / "inpainting.ckpt"), **settings)
     data = SynthesisDataModule(str(tmp_path / "plan.csv"), str(shared / "cxr" / "metadata.csv"), str(tmp_path))
@@ -231,7 +231,7 @@ def test_regions_on_real_films_lie_in_the_chest(archive, shared, tmp_path):
 
 
 def test_a_source_without_lungs_is_refused(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxrsynth.synthesis.task.segment", lambda image: torch.zeros_like(image, dtype=torch.bool))
+    monkeypatch.setattr("cxrsynth.anatomy.segmenter.segment", lambda image: torch.zeros_like(image, dtype=torch.bool))
     synthesise(archive, tmp_path, limit="lungs")
     assert records(tmp_path) == []
     assert pd.read_csv(tmp_path / "refused.csv")["refused"].str.contains("no lungs").all()
