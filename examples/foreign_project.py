@@ -1,8 +1,9 @@
 """A Lightning project of its own that borrows from cxrsynth: the encoder with its disease queries, and warp.
 
-    python examples/foreign_project.py --trainer.max_steps 5
+    python examples/foreign_project.py --config examples/foreign_project.yaml --trainer.max_steps 5
 
-Nothing of cxrsynth's datamodule, tasks or command line is needed; images are `[B, 1, H, W]` in [0, 1].
+Encoder and head come by class_path: the YAML builds them, or reads the authors' files. Nothing of cxrsynth's
+datamodule, tasks or command line is needed; images are `[B, 1, H, W]` in [0, 1].
 """
 
 import lightning as L
@@ -40,23 +41,22 @@ class BrightSpots(L.LightningDataModule):
 
 
 class SpotFinder(L.LightningModule):
-    """Your own task: a small ViT, one disease query, and elastic augmentation with `warp`.
+    """Your own task: an encoder, disease queries on top of it, and elastic augmentation with `warp`.
 
     Args:
-        dim: Width of the encoder.
-        depth: Its blocks.
+        encoder: Its `forward(image, n)` gives the last n blocks.
+        head: Its logits are trained.
         lr: Learning rate.
     """
 
-    def __init__(self, dim: int = 32, depth: int = 4, lr: float = 1e-3) -> None:
+    def __init__(self, encoder: ViT, head: GLoRI, lr: float = 1e-3) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        self.encoder = ViT(image_size=64, patch_size=8, dim=dim, depth=depth, num_heads=2, layer_scale=None)
-        self.head = GLoRI(1, dim, 4, dim, 2, 2 * dim)
+        self.save_hyperparameters(ignore=["encoder", "head"])
+        self.encoder, self.head = encoder, head
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `[B, 1]`."""
-        return self.head(self.encoder(image, 4))
+        return self.head(self.encoder(image, self.head.blocks))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Binary cross-entropy on gently deformed images."""
@@ -73,9 +73,14 @@ class SpotFinder(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), self.hparams["lr"])
 
 
+def build(arguments: list[str] | None = None) -> LightningCLI:
+    """Trainer, task and data as the command line says; `arguments` stand for it."""
+    return LightningCLI(SpotFinder, BrightSpots, run=False, args=arguments, save_config_callback=None)
+
+
 def main(arguments: list[str] | None = None) -> LightningCLI:
-    """Train; `arguments` as on the command line."""
-    cli = LightningCLI(SpotFinder, BrightSpots, run=False, args=arguments, save_config_callback=None)
+    """Train."""
+    cli = build(arguments)
     cli.trainer.fit(cli.model, cli.datamodule)
     return cli
 

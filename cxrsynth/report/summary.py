@@ -6,20 +6,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cxrsynth import __version__
 from cxrsynth.data.manifest import Manifest
-from cxrsynth.evaluation.bootstrap import Statistic, bootstrap
 from cxrsynth.evaluation.compare import compare
 from cxrsynth.evaluation.effects import effects_table
 from cxrsynth.evaluation.exactness import check_exactness
+from cxrsynth.evaluation.localisation import MEASURES, localisation_table
 from cxrsynth.evaluation.metrics import METRICS
 from cxrsynth.files import sha256_file
 from cxrsynth.report.collect import RunFolder
 from cxrsynth.report.gallery import reason_kind
 
-MEASURES = ("pointing", "iou")
 PACKAGES = ("torch", "lightning", "monai", "torchmetrics", "kornia", "numpy", "pandas", "pydicom", "scikit-learn")
 
 
@@ -136,34 +134,15 @@ def _last(table: pd.DataFrame, column: str) -> float:
 
 
 def _localisation(run: RunFolder) -> list[dict[str, Any]] | None:
-    """Pointing game and IoU of the maps and of each baseline, and the paired gain over it; last, over all findings."""
+    """See `localisation_table`; intervals as dictionaries."""
     table = run.localisation
     if table is None or table.empty:
         return None
     patients = {} if run.splits is None else dict(zip(run.splits["image_id"], run.splits["patient_id"], strict=True))
-    tables = {name: table.pivot(index=["image_id", "finding"], columns="method", values=name) for name in MEASURES}
-    columns: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for measure, wide in tables.items():
-        methods = {str(method): wide[method].to_numpy(np.float64) for method in wide}
-        gains = {f"gain over {m}": methods["attention"] - scores for m, scores in methods.items() if m != "attention"}
-        columns |= {(measure, method): scores for method, scores in (methods | gains).items()}
-    values = np.stack(list(columns.values()), axis=1)
-    lesions = tables["pointing"].index.to_frame(index=False)
-    owners = lesions["image_id"].map(patients).fillna(lesions["image_id"])
-    rows = []
-    for finding in [*sorted(set(lesions["finding"])), "all"]:
-        part = (lesions["finding"] == finding).to_numpy() | (finding == "all")
-        intervals = bootstrap(_means(values[part]), owners[part].tolist())
-        row: dict[str, Any] = {"finding": finding, "lesions": int(part.sum())}
-        row["chance"] = table.loc[(table["finding"] == finding) | (finding == "all"), "area_share"].mean()
-        for (measure, method), interval in zip(columns, intervals, strict=True):
-            row.setdefault(measure, {})[method] = vars(interval)
-        rows.append(row)
+    rows = localisation_table(table, patients)
+    for row in rows:
+        row |= {measure: {method: vars(one) for method, one in row[measure].items()} for measure in MEASURES}
     return rows
-
-
-def _means(values: NDArray[np.float64]) -> Statistic:
-    return lambda weights: weights @ values / weights.sum(axis=1, keepdims=True)
 
 
 def _refused(run: RunFolder) -> dict[str, Any] | None:
