@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from cxrsynth.anatomy.task import SegmentationTask
 from cxrsynth.attention.task import GLoRITask
+from cxrsynth.autoencoder import AutoencoderTask
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.cli import main
 from cxrsynth.data import CXRDataModule, Manifest
@@ -27,7 +28,7 @@ STAGES = {
     "classification": ClassificationTask,
 }
 # Trained apart: the pipelines use the weights of the package, and an inpainter that follows maps and findings.
-TASKS = {**STAGES, "anatomy": SegmentationTask, "inpainting_guided": InpaintingTask}
+TASKS = {**STAGES, "anatomy": SegmentationTask, "inpainting_guided": InpaintingTask, "autoencoder": AutoencoderTask}
 SMALL_VIT = {"patch_size": 16, "dim": 32, "depth": 2, "num_heads": 2}
 OVERRIDES = {
     "encoder": {**SMALL_VIT, "image_size": 64, "local_size": 32, "prototypes": 16, "head_hidden": 16, "bottleneck": 8},
@@ -36,6 +37,7 @@ OVERRIDES = {
     "classification": {"network": "compact"},
     "inpainting_guided": {"size": 32, "channels": [16, 32, 32], "head_channels": 16, "vocabulary": 300},
     "anatomy": {"size": 64, "channels": [4, 8]},
+    "autoencoder": {"size": 32, "channels": [8, 16], "norm_groups": 4},
 }
 
 

@@ -16,6 +16,7 @@ ROOMS = [
     "anatomy",
     "attention",
     "registration",
+    "autoencoder",
     "inpainting",
     "classification",
     "synthesis",
