@@ -16,6 +16,7 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Any] = {
     "run": "cxrsynth.pipeline:run",
     "inpaint": "cxrsynth.editing.command:inpaint",
+    "export": "cxrsynth.inpainting.export:export",
     "report": "cxrsynth.report:write_report",
     "doctor": "cxrsynth.commands:doctor",
     "encoder": {"inspect": "cxrsynth.commands:inspect_weights"},
@@ -30,6 +31,7 @@ USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help expla
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
   inpaint    paint a finding into one image (PNG or DICOM), or out of it
+  export     a trained inpainter as one small file of safetensors
   fit        train one task: cxrsynth fit --config lightning_configs/inpainting.yaml
   validate   its loss and metrics on the validation patients
   test       the same on the test patients

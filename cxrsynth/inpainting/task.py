@@ -9,6 +9,7 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from cxrsynth.data.datamodule import CXRDataModule
@@ -29,6 +30,8 @@ from cxrsynth.inpainting.telling import Teller, corpus, wish
 from cxrsynth.inpainting.text import Vocabulary
 from cxrsynth.inpainting.times import Times, draw_times
 from cxrsynth.inpainting.velocity import VelocityField
+from cxrsynth.inpainting.warm_start import take_over, take_over_maps
+from cxrsynth.inpainting.weights_file import SUFFIX, digests, find_inpainter, read_weights_file
 
 
 class InpaintingTask(L.LightningModule):
@@ -80,6 +83,8 @@ class InpaintingTask(L.LightningModule):
         solver: Of `inpaint`; as are `steps` and `guidance`.
         steps: Of the solver.
         guidance: Weight of classifier-free guidance, or one by field.
+        start: An inpainter to go on from, `phantom`, `nih` or a path: its averaged weights are taken over where name
+            and shape agree, tokens and average maps by the names of the findings, its vocabulary as it is.
     """
 
     def __init__(
@@ -128,6 +133,7 @@ class InpaintingTask(L.LightningModule):
         solver: Solver = "midpoint",
         steps: int = 10,
         guidance: float | dict[str, float] = 2.0,
+        start: str | None = None,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -167,18 +173,42 @@ class InpaintingTask(L.LightningModule):
         self.average = ExponentialMovingAverage(self.velocity, ema_decay)
         self.average_maps = AverageMaps(len(findings))
         self.teller = Teller(tuple(findings), tuple(views), None, written, seed)
+        self.patients: list[str] = []  # digests of all that it was trained on
         if text_encoder is not None:
             self.teller = replace(self.teller, vocabulary=pretrained_vocabulary(text_encoder, text_limit))
 
     def setup(self, stage: str) -> None:
-        """Learn the vocabulary from the reports of the training images, unless it is there already."""
-        if stage != "fit" or "text" not in self.hparams["fields"] or self.teller.vocabulary is not None:
+        """Take over what `start` knows, and learn the vocabulary from the training reports unless there is one."""
+        if stage != "fit":
             return
         data = getattr(self.trainer, "datamodule", None)
-        reports = data.manifest("train").table["text"].tolist() if isinstance(data, CXRDataModule) else []
-        texts = corpus(reports, self.teller.findings, self.teller.views)
-        learned = Vocabulary.train(texts, self.hparams["vocabulary"], self.hparams["text_limit"])
-        self.teller = replace(self.teller, vocabulary=learned)
+        data = data if isinstance(data, CXRDataModule) else None
+        if self.hparams["start"] is not None:
+            self._start(load_inpainter(self.hparams["start"]), data)
+        if data is not None:
+            self.patients = sorted({*self.patients, *digests(data.table("train")["patient_id"])})
+        if "text" in self.hparams["fields"] and self.teller.vocabulary is None:
+            reports = [] if data is None else data.table("train")["text"].tolist()
+            texts = corpus(reports, self.teller.findings, self.teller.views)
+            learned = Vocabulary.train(texts, self.hparams["vocabulary"], self.hparams["text_limit"])
+            self.teller = replace(self.teller, vocabulary=learned)
+
+    def _start(self, known: "InpaintingTask", data: CXRDataModule | None) -> None:
+        held_out = [] if data is None else [*data.table("val")["patient_id"], *data.table("test")["patient_id"]]
+        leaks = set(digests(held_out)) & set(known.patients)
+        if leaks:
+            raise UserError(
+                f"start was trained on {len(leaks)} patients that are now in val or test; split them as it did, take "
+                "another archive, or leave start out"
+            )
+        names, old = self.teller.findings, known.teller.findings
+        fresh = take_over(self.velocity, known.average.module.state_dict(), names, old)
+        self.average.module.load_state_dict(self.velocity.state_dict())
+        take_over_maps(self.average_maps, known.average_maps, names, old)
+        self.patients = known.patients
+        if "text" in self.hparams["fields"] and self.teller.vocabulary is None and known.teller.vocabulary is not None:
+            self.teller = replace(self.teller, vocabulary=known.teller.vocabulary)
+        rank_zero_info(f"starting from {self.hparams['start']}; fresh: {', '.join(fresh) or 'nothing'}")
 
     def on_fit_start(self) -> None:
         """Compile, where asked for."""
@@ -186,13 +216,15 @@ class InpaintingTask(L.LightningModule):
             self.velocity.compile()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The vocabulary travels with the weights, as plain JSON, and so do the findings' average maps."""
+        """The vocabulary travels with the weights, as plain JSON, and so do average maps and training patients."""
         checkpoint["average_maps"] = self.average_maps.state()
+        checkpoint["patients"] = self.patients
         if self.teller.vocabulary is not None:
             checkpoint["vocabulary"] = self.teller.vocabulary.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take vocabulary and average maps up again."""
+        """Take all that up again."""
+        self.patients = checkpoint.get("patients", self.patients)
         if "average_maps" in checkpoint:
             self.average_maps.load(checkpoint["average_maps"])
         if "vocabulary" in checkpoint:
@@ -311,26 +343,47 @@ class InpaintingTask(L.LightningModule):
 
 
 def load_inpainter(path: str | Path, device: str = "cpu") -> InpaintingTask:
-    """An inpainter from its checkpoint, in eval mode; it paints with the averaged weights.
+    """An inpainter in eval mode; it paints with the averaged weights.
 
     Args:
-        path: A checkpoint written by Lightning.
+        path: `nih` or `phantom`, which come with the package; a checkpoint written by Lightning; or a .safetensors file
+            that `cxrsynth export` wrote.
         device: Where to put it.
 
     Raises:
         UserError: The file is missing, damaged or not an inpainter's, or its weights are not finite.
     """
+    file = find_inpainter(path)
     try:
-        task = InpaintingTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        if file.suffix == SUFFIX:
+            task = _from_weights_file(file)
+        else:
+            task = InpaintingTask.load_from_checkpoint(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError as error:
-        raise UserError(f"checkpoint {path} does not exist; give the path of an inpainting.ckpt") from error
+        raise UserError(f"checkpoint {path} does not exist; give nih, phantom or the path of an inpainter") from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:200]
         raise UserError(
-            f"checkpoint {path} is not an inpainter's, or is damaged ({reason}); give the path of an inpainting.ckpt"
+            f"checkpoint {path} is not an inpainter's, or is damaged ({reason}); give nih, phantom or the path of an "
+            "inpainter"
         ) from error
     if not all(weight.isfinite().all() for weight in task.average.state_dict().values()):
         raise UserError(
             f"checkpoint {path} holds weights that are not finite: its training failed; take an earlier one"
         )
     return task.eval().to(device)
+
+
+def _from_weights_file(file: Path) -> InpaintingTask:
+    content = read_weights_file(file)
+    task = InpaintingTask(**content.settings)
+    task.average.module.load_state_dict(content.state)
+    task.velocity.load_state_dict(content.state)
+    task.average_maps.load(content.average_maps)
+    task.patients = content.patients
+    if content.vocabulary is not None:
+        known = Vocabulary.from_json(content.vocabulary, task.hparams["text_limit"])
+        task.teller = replace(task.teller, vocabulary=known)
+    return task
