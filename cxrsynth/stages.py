@@ -160,10 +160,19 @@ def _synthesis(run: Run, fingerprint: str) -> Figures:
     task = SynthesisTask(
         attention=str(run.checkpoint("attention")),
         inpainting=str(run.checkpoint("inpainting")),
-        **{"limit": run.config["limit"], **settings["model"]},
+        **{
+            "limit": run.config["limit"],
+            "threads": run.config["threads"],
+            "cache": str(run.folder / "registrations"),
+            **settings["model"],
+        },
     )
     data = SynthesisDataModule(
-        plan=str(run.folder / "plan.csv"), manifest=str(run.manifest_path), out=str(run.folder), **settings["data"]
+        plan=str(run.folder / "plan.csv"),
+        manifest=str(run.manifest_path),
+        out=str(run.folder),
+        splits=str(run.folder / "splits.csv"),
+        **settings["data"],
     )
     trainer = L.Trainer(
         **settings["trainer"],

@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from cxrsynth.data.codestream import codestream_shape
 from cxrsynth.data.stored import StoredImage, quantise
-from cxrsynth.errors import UserError
+from cxrsynth.errors import UserError, first_line
 
 DECODERS = "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 MAX_PIXELS = 100_000_000  # the largest detectors have about 25 million
@@ -40,7 +40,7 @@ def read_dicom(path: Path) -> StoredImage:
         name = dataset.file_meta.TransferSyntaxUID.name
         if "missing dependencies" in str(error) or isinstance(error, NotImplementedError):
             raise UserError(f"{path}: no decoder of {name} is installed; pip install {DECODERS}") from error
-        raise UserError(f"{path}: the pixels cannot be decoded ({_first_line(error)}); the file is damaged") from error
+        raise UserError(f"{path}: the pixels cannot be decoded ({first_line(error)}); the file is damaged") from error
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         pixels = np.round(pixels @ np.array([0.299, 0.587, 0.114])).astype(pixels.dtype)  # ITU-R BT.601 luma
     if pixels.ndim != 2 or pixels.size == 0:
@@ -62,7 +62,7 @@ def read_header(path: Path, pixels: bool = True) -> pydicom.Dataset:
         dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
         _ = [element.VR for element in dataset]  # parses every element now, so that damage shows here
     except Exception as error:  # pydicom raises many kinds on damaged files
-        raise UserError(f"{path} cannot be read as DICOM ({_first_line(error)}); the file is damaged") from error
+        raise UserError(f"{path} cannot be read as DICOM ({first_line(error)}); the file is damaged") from error
     if "Rows" not in dataset and "SOPClassUID" not in dataset:
         raise UserError(f"{path} is not a DICOM image, or is cut off; images are PNG, JPEG or DICOM")
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -101,7 +101,7 @@ def _with_curve(dataset: pydicom.Dataset, pixels: NDArray[Any], path: Path) -> S
         modality = np.asarray(apply_modality_lut(values, dataset), np.float64)
         curve = _window(dataset, values, modality, present)
     except Exception as error:  # look-up tables are untrusted, too
-        raise UserError(f"{path}: its rescale, window or look-up table is damaged ({_first_line(error)})") from error
+        raise UserError(f"{path}: its rescale, window or look-up table is damaged ({first_line(error)})") from error
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "MONOCHROME1":
         curve = 1 - curve
@@ -148,7 +148,3 @@ def window_curve(
     if function == "LINEAR_EXACT":
         return np.clip((values - centre) / width + 0.5, 0, 1)
     return np.clip((values - (centre - 0.5)) / max(width - 1, 1) + 0.5, 0, 1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

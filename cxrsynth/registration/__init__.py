@@ -13,14 +13,17 @@ from cxrsynth.registration.field import (
     to_rows_first,
 )
 from cxrsynth.registration.register import ACCURATE, QUICK, Registration, RegistrationResult, register
-from cxrsynth.registration.transport import TransportResult, transport
+from cxrsynth.registration.transport import Alignment, TransportResult, align_patients, carry, transport
 
 __all__ = [
     "ACCURATE",
     "QUICK",
+    "Alignment",
     "Registration",
     "RegistrationResult",
     "TransportResult",
+    "align_patients",
+    "carry",
     "compose",
     "exponential",
     "from_grid_sample",

@@ -18,11 +18,24 @@ WORKING_SIZE = 192  # pixels of the longer side that anatomy is matched on
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """How one patient's anatomy is brought to another's, at the working size.
+
+    Attributes:
+        field: `[B, 2, h, w]`, displacement in pixels of the working size.
+        ncc: `[B]`, normalised cross-correlation of the local contrast of source and warped exemplar, -1 to 1.
+    """
+
+    field: Tensor
+    ncc: Tensor
+
+
+@dataclass(frozen=True)
 class TransportResult:
     """A map in another patient's anatomy.
 
     Attributes:
-        map: `[B, 1, H, W]`, the exemplar's map warped into the source.
+        map: `[B, C, H, W]`, the exemplar's map warped into the source.
         displacement: `[B, 2, H, W]` in pixels: where in the exemplar each pixel of the source comes from.
         ncc: `[B]`, normalised cross-correlation of the local contrast of source and warped exemplar, -1 to 1.
         min_jacobian: `[B]`, smallest Jacobian determinant of the displacement; at or below 0 it folds.
@@ -46,17 +59,14 @@ def transport(
 ) -> TransportResult:
     """Register exemplar -> source, and warp the exemplar's map with the same field.
 
-    The two images show different patients: they are compared by local contrast, brought to one framing by an affine
-    map, and registered by diffeomorphic esm Demons on a working size, from which the field is enlarged.
-
     Args:
-        map: `[B, 1, H, W]`, in the exemplar's frame.
-        exemplar: `[B, 1, H, W]` in [0, 1], the diseased image.
-        source: `[B, 1, H, W]` in [0, 1], the healthy image.
-        iterations: Of each level, coarse to fine.
-        shrink: Of each level, from the working size of at most WORKING_SIZE pixels a side.
-        sigma_diffusion: Smoothing of the field in pixels of the level.
-        sigma_fluid: Smoothing of each update in pixels of the level.
+        map: `[B, C, H, W]`, in the exemplar's frame.
+        exemplar: See `align_patients`, as are the others.
+        source: As there.
+        iterations: As there.
+        shrink: As there.
+        sigma_diffusion: As there.
+        sigma_fluid: As there.
 
     Returns:
         The map in the source's frame, with the field and its quality. Independent of batch and thread count.
@@ -64,14 +74,53 @@ def transport(
     Raises:
         UserError: Shapes differ.
     """
-    if map.shape != exemplar.shape or exemplar.shape != source.shape or map.ndim != 4 or map.shape[1] != 1:
+    alignment = align_patients(
+        exemplar,
+        source,
+        iterations=iterations,
+        shrink=shrink,
+        sigma_diffusion=sigma_diffusion,
+        sigma_fluid=sigma_fluid,
+    )
+    return carry(map, alignment)
+
+
+def align_patients(
+    exemplar: Tensor,
+    source: Tensor,
+    *,
+    mask: Tensor | None = None,
+    iterations: tuple[int, ...] = (60, 40, 20),
+    shrink: tuple[int, ...] = (4, 2, 1),
+    sigma_diffusion: float = 1.75,
+    sigma_fluid: float = 1.75,
+) -> Alignment:
+    """Register two patients' images: exemplar -> source.
+
+    They are compared by local contrast, brought to one framing by an affine map, and registered by diffeomorphic esm
+    Demons on a working size of at most WORKING_SIZE pixels a side.
+
+    Args:
+        exemplar: `[B, 1, H, W]` in [0, 1], the diseased image.
+        source: `[B, 1, H, W]` in [0, 1], the healthy image.
+        mask: Optional `[B, 1, H, W]`: only where it is above 0 does the source pull (its chest, say).
+        iterations: Of each level, coarse to fine.
+        shrink: Of each level, from the working size.
+        sigma_diffusion: Smoothing of the field in pixels of the level.
+        sigma_fluid: Smoothing of each update in pixels of the level.
+
+    Returns:
+        The field and its quality. Independent of batch and thread count.
+
+    Raises:
+        UserError: Shapes differ.
+    """
+    if exemplar.shape != source.shape or source.ndim != 4 or source.shape[1] != 1:
         raise UserError(
-            f"transport: map is {tuple(map.shape)}, exemplar {tuple(exemplar.shape)} and source {tuple(source.shape)}; "
-            "all must be [B, 1, H, W] of one size"
+            f"transport: exemplar is {tuple(exemplar.shape)} and source {tuple(source.shape)}; "
+            "both must be [B, 1, H, W] of one size"
         )
-    height, width = source.shape[-2:]
-    scale = min(1.0, WORKING_SIZE / max(height, width))
-    size = max(round(height * scale), 1), max(round(width * scale), 1)
+    size = working_size(*source.shape[-2:])
     moving, fixed = (local_contrast(_resize(image.float(), size)) for image in (exemplar, source))
     found = register(
         moving,
@@ -83,10 +132,33 @@ def transport(
         sigma_diffusion=sigma_diffusion,
         sigma_fluid=sigma_fluid,
         initial_field=affine_start(moving, fixed),
+        mask=None if mask is None else (_resize(mask.float(), size) > 0.5).to(fixed),
     )
-    pixels = torch.tensor([width / size[1], height / size[0]], device=source.device).view(1, 2, 1, 1)
-    u = _unfolded(_resize(found.displacement, (height, width)) * pixels)
-    return TransportResult(warp(map, u), u, correlation(found.warped, fixed), smallest_jacobian(u))
+    return Alignment(found.displacement, correlation(found.warped, fixed))
+
+
+def carry(map: Tensor, alignment: Alignment) -> TransportResult:
+    """Warp maps into the source's frame by a field that `align_patients` found.
+
+    Args:
+        map: `[B, C, H, W]`, in the exemplar's frame.
+        alignment: Of the B pairs.
+
+    Raises:
+        UserError: The field is not that of B maps of this size.
+    """
+    field, size = alignment.field, map.shape[-2:]
+    if map.ndim != 4 or len(field) != len(map) or field.shape[-2:] != working_size(*size):
+        raise UserError(f"transport: map is {tuple(map.shape)}, the field {tuple(field.shape)}; they do not fit")
+    scale = torch.tensor([size[1] / field.shape[-1], size[0] / field.shape[-2]], device=map.device).view(1, 2, 1, 1)
+    u = _unfolded(_resize(field, (size[0], size[1])) * scale)
+    return TransportResult(warp(map, u), u, alignment.ncc, smallest_jacobian(u))
+
+
+def working_size(height: int, width: int) -> tuple[int, int]:
+    """Size in pixels that images of this size are registered at."""
+    scale = min(1.0, WORKING_SIZE / max(height, width))
+    return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
 def _unfolded(displacement: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def accepted(records: Sequence[Record]) -> list[Record]:
 
 def findings_of(record: Record) -> list[str]:
     """What was painted; empty where a finding was taken away."""
-    return [name for name in split_labels(record["finding"]) if not is_no_finding(name)]
+    return [name for name in split_labels(record.get("findings", record["finding"])) if not is_no_finding(name)]
 
 
 def read_region(folder: Path, record: Record) -> Any:
@@ -122,7 +122,7 @@ def _marked(record: Record, parts: list[Part]) -> Iterator[tuple[str, Part]]:
 def _write_manifest(path: Path, records: Sequence[Record], archive: pd.DataFrame) -> Path:
     source, about = archive.set_index("image_id"), list(ABOUT_SOURCE)
     rows = [
-        (r["id"], r["image"], r["finding"], r["source_id"], r["exemplar_id"], *source.loc[r["source_id"], about])
+        (r["id"], r["image"], r.get("findings", r["finding"]), r["source_id"], r["exemplar_id"], *source.loc[r["source_id"], about])
         for r in records
     ]
     return _write_table(path, rows, ("image_id", "path", "labels", "source_id", "exemplar_id", *ABOUT_SOURCE))

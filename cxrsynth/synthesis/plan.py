@@ -1,17 +1,17 @@
 """The plan: which finding is painted into which healthy source, borrowed from which exemplar."""
 
 import hashlib
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cxrsynth.data.manifest import Manifest
-from cxrsynth.errors import UserError
+from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import write_text
 
-COLUMNS = ["id", "group", "source_id", "exemplar_id", "finding", "seed"]
+COLUMNS = ["id", "group", "source_id", "exemplar_id", "alternates", "finding", "findings", "seed"]
+NEEDED = ["id", "group", "source_id", "exemplar_id", "finding", "seed"]
 
 
 def make_plan(
@@ -82,7 +82,7 @@ def make_plan(
         exemplar_uses[finding][exemplar_id] += 1
         positives[finding] += 1
         name = f"syn{index:05d}"
-        rows.append((name, index // group_size, source_id, exemplar_id, finding, row_seed(seed, name)))
+        rows.append((name, index // group_size, source_id, exemplar_id, "", finding, finding, row_seed(seed, name)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -97,21 +97,76 @@ def write_plan(path: str | Path, plan: pd.DataFrame) -> Path:
 
 
 def read_plan(path: str | Path) -> pd.DataFrame:
-    """Read a plan.
+    """Read a plan, CSV or Parquet.
+
+    Returns:
+        Table with `COLUMNS`; `alternates` is empty and `findings` the finding where the file does not have them.
 
     Raises:
-        UserError: The file is missing, lacks a column, or names an image twice.
+        UserError: The file is missing or unreadable, lacks a column, names an image twice, or holds a value that cannot
+            be one.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"plan {path} does not exist; make it with `cxrsynth run` or `cxrsynth plan`")
-    plan = pd.read_csv(StringIO(path.read_text()), dtype={c: str for c in COLUMNS if c not in ("group", "seed")})
-    missing = [c for c in COLUMNS if c not in plan]
+    try:
+        if path.suffix == ".parquet":
+            plan = pd.read_parquet(path)
+        else:
+            plan = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"plan {path} is not a readable table ({first_line(error)}); make it again") from error
+    missing = [c for c in NEEDED if c not in plan]
     if missing:
-        raise UserError(f"plan {path} lacks the columns {', '.join(missing)}; it must have {', '.join(COLUMNS)}")
-    if plan["id"].duplicated().any():
-        raise UserError(f"plan {path} names {plan['id'][plan['id'].duplicated()].iloc[0]!r} twice; ids must differ")
-    return plan
+        raise UserError(f"plan {path} lacks the columns {', '.join(missing)}; it must have {', '.join(NEEDED)}")
+    plan["alternates"] = plan.get("alternates", "")
+    plan["findings"] = plan.get("findings", plan["finding"])
+    for name in ("group", "seed"):
+        plan[name] = _whole_numbers(plan[name], f"plan {path}: {name}")
+    for name in set(COLUMNS) - {"group", "seed"}:
+        plan[name] = plan[name].fillna("").astype(str)
+    _check_rows(plan, path)
+    return plan[COLUMNS]
+
+
+def check_training(plan: pd.DataFrame, splits: pd.DataFrame) -> None:
+    """Refuse a plan that uses anyone but training patients.
+
+    Raises:
+        UserError: It names a source or an exemplar of another split, or of none.
+    """
+    strange = sorted(named_images(plan) - set(splits.loc[splits["split"] == "train", "image_id"]))
+    if strange:
+        raise UserError(
+            f"the plan names {strange[0]!r} ({len(strange)} such images), which is no training image of the splits; "
+            "sources and exemplars must be, or the test leaks: make the plan again with these splits"
+        )
+
+
+def named_images(plan: pd.DataFrame) -> set[str]:
+    """Every source and exemplar of a plan, the alternates too."""
+    alternates = {name for cell in set(plan["alternates"]) for name in cell.split("|") if name}
+    return set(plan["source_id"]) | set(plan["exemplar_id"]) | alternates
+
+
+def _whole_numbers(values: pd.Series, name: str) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce")
+    wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0)
+    if wrong.any():
+        raise UserError(f"{name} is {values[wrong].iloc[0]!r}; give whole numbers from 0")
+    return numbers.astype("int64")
+
+
+def _check_rows(plan: pd.DataFrame, path: Path) -> None:
+    twice = plan["id"][plan["id"].duplicated()]
+    if len(twice):
+        raise UserError(f"plan {path} names {twice.iloc[0]!r} twice; ids must differ")
+    strange = plan["id"][~plan["id"].str.fullmatch(r"\w[\w.-]*")]
+    if len(strange):
+        raise UserError(f"plan {path} has the id {strange.iloc[0]!r}; ids become file names: letters, digits, _ - .")
+    for finding, findings in set(zip(plan["finding"], plan["findings"], strict=True)):
+        if finding not in findings.split("|"):
+            raise UserError(f"plan {path} asks {finding!r}, but its findings are {findings!r}; name it among them")
 
 
 def _shuffled(table: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from cxrsynth.files import sha256_file, write_text
 
 RECORDS = "provenance"
+FOLDERS = ("images", "regions", "maps", RECORDS)
 REFUSED = ("id", "source_id", "exemplar_id", "finding", "refused")
 
 
@@ -28,14 +29,15 @@ def is_made(folder: Path, row: dict[str, Any], recipe: str) -> bool:
     path = folder / RECORDS / f"{row['id']}.json"
     try:
         record = json.loads(path.read_text())
-    except (OSError, ValueError):
+        asked = {**record, **record.get("planned", {})}
+    except (OSError, ValueError, TypeError, AttributeError):  # missing, or not a record
         return False
-    if record["recipe"] != recipe or any(record[name] != value for name, value in row.items()):
+    if record.get("recipe") != recipe or any(asked.get(name) != value for name, value in row.items()):
         return False
     if "refused" in record:
-        return True
-    files = {name: folder / record[name] for name in ("image", "region", "map")}
-    return all(p.is_file() and sha256_file(p) == record[f"{name}_sha256"] for name, p in files.items())
+        return not str(record["refused"]).startswith("unreadable")  # the file may have come back
+    files = {name: folder / str(record.get(name, "")) for name in ("image", "region", "map")}
+    return all(p.is_file() and sha256_file(p) == record.get(f"{name}_sha256") for name, p in files.items())
 
 
 def gather(folder: Path, plan: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,30 +1,31 @@
 """One row of the plan after another: map of the exemplar, transport, region, inpainting, paste at native size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cxrsynth import __version__
-from cxrsynth.anatomy import LIMITS, allowed
 from cxrsynth.anatomy.segmenter import SHIPPED
-from cxrsynth.attention.region import region_from_map
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.geometry import from_square
 from cxrsynth.data.reading import StoredImage
-from cxrsynth.errors import UserError
+from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.inpaint import paint
 from cxrsynth.inpainting.task import load_inpainter
 from cxrsynth.inpainting.window import windows_around
-from cxrsynth.registration.transport import TransportResult, transport
-from cxrsynth.synthesis.datamodule import Group
+from cxrsynth.synthesis.carrying import Carried, Rules, carry_group, check_rules, padded
+from cxrsynth.synthesis.clock import Clock
+from cxrsynth.synthesis.fields import FieldStore
+from cxrsynth.synthesis.group import Group
 from cxrsynth.synthesis.provenance import recipe_hash
+
+PLACES = ("attention", "inpainting", "cache", "_instantiator")  # where things lie changes no image
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,14 @@ class SynthesisTask(L.LightningModule):
             as `cxrsynth.anatomy` finds them on the source. Sources without lungs are then refused.
         smallest: Regions below this share of the image are refused.
         largest: Regions above this share of the image are refused.
-        min_ncc: Registrations with a lower normalised cross-correlation are refused.
+        min_ncc: Registrations with a lower normalised cross-correlation are refused, and the row's next exemplar is
+            tried; likewise for the next two and for `smallest` and `largest`.
+        min_jacobian: Fields whose smallest Jacobian determinant is not above this are refused; 0 = folds.
+        min_dice: Registrations that bring the exemplar's lungs to a lower Dice with the source's; 0 = not looked at.
+        pull: Where the source pulls in a registration: "all" or, as for `limit`, "chest" or "lungs".
+        cache: Folder for registrations, so that a repainted run need not make them again; None = not kept.
+        threads: CPU threads. Floating point depends on them, so give them where the same bytes are wanted on another
+            machine or with another number of ranks; None = as torch has them.
     """
 
     def __init__(
@@ -86,11 +94,18 @@ class SynthesisTask(L.LightningModule):
         smallest: float = 0.002,
         largest: float = 0.4,
         min_ncc: float = 0.5,
+        min_jacobian: float = 0.0,
+        min_dice: float = 0.0,
+        pull: str = "all",
+        cache: str | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__()
-        if limit not in LIMITS:
-            raise UserError(f"limit is {limit!r}; choose one of {', '.join(LIMITS)}")
         self.save_hyperparameters()
+        self.rules = Rules(**{field.name: self.hparams[field.name] for field in fields(Rules)})
+        check_rules(self.rules)
+        self.store = FieldStore(cache)
+        self.clock = Clock()
         self.group_size = 1
         self.recipe = ""
 
@@ -104,6 +119,8 @@ class SynthesisTask(L.LightningModule):
         """
         if self.recipe:
             return
+        if self.hparams["threads"] is not None:
+            torch.set_num_threads(self.hparams["threads"])
         attention, inpainting = self.hparams["attention"], self.hparams["inpainting"]
         self.attention = load_attention(attention)
         self.inpainter = load_inpainter(inpainting)
@@ -116,39 +133,41 @@ class SynthesisTask(L.LightningModule):
             )
         self.image_size: int = self.attention.hparams["image_size"]
         self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(inpainting)}
-        if self.hparams["limit"] != "none":
+        if self.rules.limit != "none" or self.rules.min_dice > 0 or self.rules.pull != "all":
             self.checkpoints["segmenter"] = sha256_file(SHIPPED)
-        settings = {k: v for k, v in self.hparams.items() if k not in ("attention", "inpainting", "_instantiator")}
+        settings = {k: v for k, v in self.hparams.items() if k not in PLACES}
         self.recipe = recipe_hash({**settings, **self.checkpoints, "version": __version__})
 
+    def prepare(self, batch: list[Group]) -> list[Carried]:
+        """Carry the maps of some groups' exemplars into their sources; called in a thread, ahead of `predict_step`."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # a thread starts on the first one
+        with self.clock("carrying"):
+            return [
+                carry_group(group, self.attention, self.rules, self.store, self.group_size, self.device)
+                for group in batch
+            ]
+
     @torch.no_grad()
-    def predict_step(self, batch: list[Group], batch_idx: int) -> list[Made | Refused]:
-        """Make the images of some groups, each group in one forward of the plan's shape."""
-        return [item for group in batch for item in self._make(group)]
+    def predict_step(self, batch: list[Carried], batch_idx: int) -> list[Made | Refused]:
+        """Paint prepared groups, each in one forward of the plan's shape."""
+        return [item for carried in batch for item in self._make(carried)]
 
-    def _make(self, group: Group) -> list[Made | Refused]:
-        rows = group.rows
-        carried = self._transport(group)
-        maps = carried.map[: len(rows)].cpu()
-        shape = {name: self.hparams[name] for name in ("mass", "min_component", "dilate")}
-        limit = allowed(self._pad(group.source).to(self.device), self.hparams["limit"])
-        squares = region_from_map(carried.map, **shape, limit=limit).cpu()
-        lost = [limit is not None and not limit[i].any() for i in range(len(rows))]
-        reasons = [self._refusal(group, squares[i], carried, i, lost[i]) for i in range(len(rows))]
-
+    def _make(self, carried: Carried) -> list[Made | Refused]:
+        group = carried.group
         shapes = [(1, 1) if stored is None else stored.display().shape for stored in group.sources]
-        regions = [(from_square(squares[i], shape) > 0.5).float()[None] for i, shape in enumerate(shapes)]
-        painted = self._paint(group, regions, reasons)
+        regions = [(from_square(carried.region[i], shape) > 0.5).float()[None] for i, shape in enumerate(shapes)]
+        painted = self._paint(group, regions)
 
         made: list[Made | Refused] = []
-        for i in range(len(rows)):
-            record = self._record(group, carried, i)
+        for i in range(len(group.rows)):
+            record = self._record(carried, i)
             stored = group.sources[i]
-            if reasons[i] is not None or stored is None:
-                made.append(Refused({**record, "refused": reasons[i]}))
+            if carried.refused[i] is not None or stored is None:
+                made.append(Refused({**record, "refused": carried.refused[i]}))
                 continue
             region = regions[i][0, 0].numpy() > 0
-            native_map = from_square(maps[i], shapes[i])[0]
+            native_map = from_square(carried.map[i], shapes[i])[0]
             made.append(
                 Made(
                     image=stored.paste(painted[i][0, 0].numpy(), region),
@@ -159,32 +178,7 @@ class SynthesisTask(L.LightningModule):
             )
         return made
 
-    def _transport(self, group: Group) -> TransportResult:
-        """The exemplars' attention maps, carried into the sources; all `[group_size, 1, S, S]`."""
-        exemplar, source = (self._pad(x).to(self.device) for x in (group.exemplar, group.source))
-        which = [self.findings.index(row["finding"]) for row in group.rows]
-        maps = self.attention.maps(exemplar)
-        chosen = maps[torch.arange(len(maps)), which + [which[-1]] * (len(maps) - len(which))][:, None]
-        full = F.interpolate(chosen, exemplar.shape[-2:], mode="bilinear", align_corners=False)
-        return transport(full, exemplar, source)
-
-    def _refusal(self, group: Group, region: Tensor, carried: TransportResult, i: int, lost: bool) -> str | None:
-        """Why a row cannot be painted, or None."""
-        if group.broken[i] is not None:
-            return group.broken[i]
-        if lost:
-            return "anatomy: no lungs were found on the source"
-        ncc, jacobian, share = float(carried.ncc[i]), float(carried.min_jacobian[i]), float(region.mean())
-        if not ncc >= self.hparams["min_ncc"]:
-            return f"registration: correlation {ncc:.2f} is below {self.hparams['min_ncc']}"
-        if not jacobian > 0:
-            return f"registration: the field folds (smallest Jacobian {jacobian:.2f})"
-        if not self.hparams["smallest"] <= share <= self.hparams["largest"]:
-            low, high = self.hparams["smallest"], self.hparams["largest"]
-            return f"region: {share:.2%} of the image is outside {low:.2%} to {high:.2%}"
-        return None
-
-    def _paint(self, group: Group, regions: list[Tensor], reasons: list[str | None]) -> list[Tensor]:
+    def _paint(self, group: Group, regions: list[Tensor]) -> list[Tensor]:
         """Paint every row's window at the working resolution in one forward and paste it at native size."""
         settings = self.inpainter.hparams
         size = settings["size"]
@@ -192,45 +186,47 @@ class SynthesisTask(L.LightningModule):
             torch.zeros(1, 1, 1, 1) if s is None else torch.as_tensor(s.display())[None, None] for s in group.sources
         ]
         windows = [windows_around(r, context=settings["context"], minimum=settings["minimum"]) for r in regions]
-        crops = self._pad(torch.cat([w.crop(image, size) for w, image in zip(windows, sources, strict=True)]))
-        inside = self._pad(torch.cat([w.crop_region(r, size) for w, r in zip(windows, regions, strict=True)]))
-        coordinates = self._pad(torch.cat([w.coordinates(size) for w in windows]))
-        asked = [[row["finding"]] for row in group.rows]
-        condition = Condition(self._pad(Condition.from_names(asked, self.findings).findings))
+        crops = self._padded(torch.cat([w.crop(image, size) for w, image in zip(windows, sources, strict=True)]))
+        inside = self._padded(torch.cat([w.crop_region(r, size) for w, r in zip(windows, regions, strict=True)]))
+        coordinates = self._padded(torch.cat([w.coordinates(size) for w in windows]))
+        asked = [row["findings"].split("|") for row in group.rows]
+        condition = Condition(self._padded(Condition.from_names(asked, self.findings).findings))
         seeds = [row["seed"] for row in group.rows]
-        painted = paint(
-            crops.to(self.device),
-            inside.to(self.device),
-            coordinates.to(self.device),
-            condition.to(self.device),
-            velocity=self.inpainter.painter,
-            seeds=seeds + [0] * (len(crops) - len(seeds)),
-            solver=self.hparams["solver"],
-            steps=self.hparams["steps"],
-            warp=self.hparams["warp"],
-            guidance=self.hparams["guidance"],
-        ).cpu()
+        with self.clock("sampling"):
+            painted = paint(
+                crops.to(self.device),
+                inside.to(self.device),
+                coordinates.to(self.device),
+                condition.to(self.device),
+                velocity=self.inpainter.painter,
+                seeds=seeds + [0] * (len(crops) - len(seeds)),
+                solver=self.hparams["solver"],
+                steps=self.hparams["steps"],
+                warp=self.hparams["warp"],
+                guidance=self.hparams["guidance"],
+            ).cpu()
         return [w.paste(painted[i : i + 1], sources[i], regions[i]) for i, w in enumerate(windows)]
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Repeat the last row until the batch has the plan's shape."""
-        missing = self.group_size - len(x)
-        return x if missing <= 0 else torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
+    def _padded(self, x: Tensor) -> Tensor:
+        return padded(x, self.group_size)
 
-    def _record(self, group: Group, carried: TransportResult, i: int) -> dict[str, Any]:
-        row = group.rows[i]
+    def _record(self, carried: Carried, i: int) -> dict[str, Any]:
+        group, row = carried.group, carried.group.rows[i]
+        used = carried.exemplars[i]
+        planned = {} if used == row["exemplar_id"] else {"planned": {"exemplar_id": row["exemplar_id"]}}
+        tried = {"tried": carried.tried[i]} if carried.tried[i] else {}
         return {
             **row,
+            "exemplar_id": used,
+            **planned,
+            **tried,
             "source_path": group.source_paths[i],
-            "condition": {"findings": [row["finding"]]},
+            "condition": {"findings": row["findings"].split("|")},
             "solver": self.hparams["solver"],
             "steps": self.hparams["steps"],
             "warp": self.hparams["warp"],
             "guidance": self.hparams["guidance"],
-            "registration": {
-                "ncc": round(float(carried.ncc[i]), 4),
-                "min_jacobian": round(float(carried.min_jacobian[i]), 4),
-            },
+            "registration": carried.quality[i],
             "source_sha256": group.source_hashes[i],
             "checkpoints": self.checkpoints,
             "recipe": self.recipe,
@@ -247,7 +243,6 @@ def load_attention(path: str) -> GLoRITask:
     try:
         return GLoRITask.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     except Exception as error:  # torch, pickle and Lightning raise many kinds on foreign files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"checkpoint {path} is not a GLoRI task's ({reason}); give the path of an attention.ckpt"
+            f"checkpoint {path} is not a GLoRI task's ({first_line(error)}); give the path of an attention.ckpt"
         ) from error
