@@ -122,7 +122,14 @@ def _marked(record: Record, parts: list[Part]) -> Iterator[tuple[str, Part]]:
 def _write_manifest(path: Path, records: Sequence[Record], archive: pd.DataFrame) -> Path:
     source, about = archive.set_index("image_id"), list(ABOUT_SOURCE)
     rows = [
-        (r["id"], r["image"], r.get("findings", r["finding"]), r["source_id"], r["exemplar_id"], *source.loc[r["source_id"], about])
+        (
+            r["id"],
+            r["image"],
+            r.get("findings", r["finding"]),
+            r["source_id"],
+            r["exemplar_id"],
+            *source.loc[r["source_id"], about],
+        )
         for r in records
     ]
     return _write_table(path, rows, ("image_id", "path", "labels", "source_id", "exemplar_id", *ABOUT_SOURCE))
