@@ -54,7 +54,12 @@ def accepted(records: Sequence[Record]) -> list[Record]:
 
 def findings_of(record: Record) -> list[str]:
     """What was painted; empty where a finding was taken away."""
-    return [name for name in split_labels(record.get("findings", record["finding"])) if not is_no_finding(name)]
+    return [name for name in split_labels(labels_of(record)) if not is_no_finding(name)]
+
+
+def labels_of(record: Record) -> str:
+    """What was asked for, joined by `|`: the finding, with those that were asked beside it."""
+    return record.get("findings") or record["finding"]
 
 
 def read_region(folder: Path, record: Record) -> Any:
