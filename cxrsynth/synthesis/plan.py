@@ -2,13 +2,20 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.errors import UserError, first_line
-from cxrsynth.files import write_text
+from cxrsynth.files import write_atomic, write_text
+from cxrsynth.synthesis.candidates import check_weights, find_candidates
+from cxrsynth.synthesis.goals import Goals
+from cxrsynth.synthesis.likeness import Likeness
+from cxrsynth.synthesis.matching import Exemplars, Sources
+from cxrsynth.synthesis.pairing import Pair, Pairing
 
 COLUMNS = ["id", "group", "source_id", "exemplar_id", "alternates", "finding", "findings", "seed"]
 NEEDED = ["id", "group", "source_id", "exemplar_id", "finding", "seed"]
@@ -19,71 +26,101 @@ def make_plan(
     splits: pd.DataFrame,
     findings: list[str],
     *,
-    count: int,
+    count: int | None = None,
+    rule: str = "level",
+    targets: dict[str, float] | None = None,
     group_size: int = 8,
     max_per_source: int = 4,
+    max_per_patient: int | None = None,
+    max_per_exemplar: int | None = None,
+    alternates: int = 2,
+    co_occurring: bool = False,
     cross_site: bool = False,
+    cross_view: bool = False,
+    only: dict[str, list[str | float]] | None = None,
+    balance: list[str] | None = None,
+    age_bands: list[float] | None = None,
+    weights: dict[str, float] | None = None,
+    likeness: Likeness | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Plan the images to make, the rarest findings first.
+    """Plan the images to make, the rarest findings first unless other targets are given.
 
-    Each next image goes to the finding that has the fewest positives so far, real and planned together, so the counts
-    are levelled from below. Its source is the least used healthy image; its exemplar is the least used image with the
-    finding from another patient of the same site and view. Sources and exemplars are training patients, always.
+    An image's source is the least used healthy image; its exemplar is the image with the finding that is most like it,
+    where every use so far counts as unlikeness (see `weights`). Both are training patients, always, and two of them.
 
     Args:
         manifest: The archive.
         splits: Table `image_id, patient_id, split`.
         findings: Findings to make.
-        count: Number of images to make.
+        count: Number of images to make, for rule "level".
+        rule: "level": each next image goes to the finding that has the fewest positives so far, real and planned
+            together, so the counts are levelled from below. "count", "until", "prevalence": as `targets` says.
+        targets: For each finding the images to make of it ("count"), the positives it shall have, real and planned
+            together ("until"), or its share of all training images then ("prevalence"); `*` = all that are not named.
         group_size: Rows that share one sampler forward. Part of the plan because floating point depends on it.
-        max_per_source: How often one healthy image may be painted.
+        max_per_source: How often one healthy image may be painted, each time with another exemplar while there are any.
+        max_per_patient: How often a patient's images may be painted in all; None = no limit.
+        max_per_exemplar: How often one image may lend its map; None = no limit.
+        alternates: Exemplars that are named for the case that the first cannot be registered.
+        co_occurring: Ask for all of `findings` that the exemplar has, so that they occur together as in the archive.
         cross_site: Allow an exemplar from another site. Off: the hospital would become the disease.
+        cross_view: Allow an exemplar of another view.
+        only: Limits the sources: `sex`, `view` or `site` to a list of values, `age` to [youngest, first too old].
+        balance: Of `sex`, `age`, `view`, `site`: positives are levelled over their combinations, empty cells first.
+        age_bands: Ages at which a new band begins; default 40, 60.
+        weights: Numbers of 0 or more for `sex`, `age`, `view`, `body` (size of the lungs), `similarity` (in the
+            encoder's space), `quality` (correlation before registration) and `use`. 1 means that another sex, 20 years,
+            another view, a tenth of the chest's size, two random images, no correlation at all, or one use more count
+            alike. Default: sex, age and use 1, the others 0.
+        likeness: Measurements of the training images, for `body`, `similarity` and `quality`.
         seed: Breaks ties and seeds the noise of each row.
 
     Returns:
         Table with `COLUMNS`, one row an image, ids `syn00000`, `syn00001`, ...
 
     Raises:
-        UserError: No pair of source and exemplar exists for a finding, or there are too few sources for `count`.
+        UserError: An argument out of range, or no pair of source and exemplar is left before the targets are met.
     """
-    for name, value in (("count", count), ("group_size", group_size), ("max_per_source", max_per_source)):
-        if value < 1:
-            raise UserError(f"{name} is {value}, but must be at least 1")
-    training = set(splits.loc[splits["split"] == "train", "image_id"])
-    patients = splits.set_index("image_id")["patient_id"]  # the split's own: clusters where the archive names none
-    table = manifest.table.assign(healthy=manifest.healthy, patient_id=manifest.table["image_id"].map(patients))
-    has_finding = pd.DataFrame(manifest.targets(findings).numpy() == 1, columns=findings, index=table.index)
-    is_training = table["image_id"].isin(training)
-    sources = _shuffled(table[is_training & table["healthy"]], seed)
-    exemplars = {f: _shuffled(table[is_training & has_finding[f]], seed + 1) for f in findings}
-    if count > len(sources) * max_per_source:
-        raise UserError(
-            f"count is {count}, but {len(sources)} healthy training images painted at most {max_per_source} times give "
-            f"{len(sources) * max_per_source}; lower count or raise max_per_source"
-        )
-
-    positives = {f: len(exemplars[f]) for f in findings}
-    source_uses = dict.fromkeys(sources["image_id"], 0)
-    exemplar_uses = {f: dict.fromkeys(exemplars[f]["image_id"], 0) for f in findings}
-    rows = []
-    for index in range(count):
-        finding = min(findings, key=lambda f: (positives[f], findings.index(f)))
-        pair = _least_used_pair(
-            sources, exemplars[finding], source_uses, exemplar_uses[finding], max_per_source, cross_site
-        )
+    _check_limits(count, group_size, max_per_source, max_per_patient, max_per_exemplar, alternates)
+    findings = manifest.resolve(findings)
+    weighed = check_weights(weights)
+    candidates = find_candidates(
+        manifest,
+        splits,
+        findings,
+        same=[name for name, crossed in (("site", cross_site), ("view", cross_view)) if not crossed],
+        only=only or {},
+        balance=balance or [],
+        age_bands=[40, 60] if age_bands is None else age_bands,
+        weights=weighed,
+        likeness=likeness,
+        seed=seed,
+    )
+    positives = dict(zip(findings, candidates.has.sum(0).tolist(), strict=True))
+    goals = Goals(findings, rule, targets, count, positives, len(candidates.ids))
+    _check_sources(
+        goals.total, "count" if rule == "level" else "targets", int(candidates.sources.sum()), max_per_source
+    )
+    sources = Sources(candidates, max_per_source, max_per_patient)
+    uses = np.zeros(len(candidates.ids), np.int64)
+    exemplars = [
+        Exemplars(candidates, k, uses, max_per_exemplar, weighed["use"], weighed["quality"])
+        for k in range(len(findings))
+    ]
+    pairing = Pairing(candidates, sources, exemplars, uses, 1 + alternates, co_occurring)
+    chosen = []
+    while (finding := goals.next()) is not None:
+        pair = pairing.next(findings.index(finding))
         if pair is None:
             raise UserError(
-                f"finding {finding!r}: no healthy training image is left that shares site and view with a training "
-                f"image of it from another patient; lower count, raise max_per_source, or drop the finding"
+                f"finding {finding!r}: after {len(chosen)} images no healthy training image is left that shares site and "
+                "view with a training image of it from another patient; lower count or targets, raise max_per_source, "
+                "max_per_patient or max_per_exemplar, or drop the finding"
             )
-        source_id, exemplar_id = pair
-        source_uses[source_id] += 1
-        exemplar_uses[finding][exemplar_id] += 1
-        positives[finding] += 1
-        name = f"syn{index:05d}"
-        rows.append((name, index // group_size, source_id, exemplar_id, "", finding, finding, row_seed(seed, name)))
-    return pd.DataFrame(rows, columns=COLUMNS)
+        goals.add([findings[k] for k in pair.findings])
+        chosen.append((finding, pair))
+    return _table(candidates.ids, chosen, findings, group_size, seed)
 
 
 def row_seed(seed: int, name: str) -> int:
@@ -92,7 +129,9 @@ def row_seed(seed: int, name: str) -> int:
 
 
 def write_plan(path: str | Path, plan: pd.DataFrame) -> Path:
-    """Write the plan as CSV, atomically."""
+    """Write the plan atomically, as Parquet or CSV by its name."""
+    if Path(path).suffix == ".parquet":
+        return write_atomic(path, lambda file: plan.to_parquet(file, index=False))
     return write_text(path, plan.to_csv(index=False, lineterminator="\n"))
 
 
@@ -169,29 +208,39 @@ def _check_rows(plan: pd.DataFrame, path: Path) -> None:
             raise UserError(f"plan {path} asks {finding!r}, but its findings are {findings!r}; name it among them")
 
 
-def _shuffled(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Rows in an order that depends on the ids and the seed, not on the order of the file."""
-    table = table.sort_values("image_id")
-    return table.iloc[np.random.default_rng(seed).permutation(len(table))]
-
-
-def _least_used_pair(
-    sources: pd.DataFrame,
-    exemplars: pd.DataFrame,
-    source_uses: dict[str, int],
-    exemplar_uses: dict[str, int],
+def _check_limits(
+    count: int | None,
+    group_size: int,
     max_per_source: int,
-    cross_site: bool,
-) -> tuple[str, str] | None:
-    """The least used source that has an exemplar, with its least used exemplar; None when there is none."""
-    by_use = sources["image_id"].map(source_uses).sort_values(kind="stable")
-    for position in by_use[by_use < max_per_source].index:
-        source = sources.loc[position]
-        match = exemplars["patient_id"] != source["patient_id"]
-        if not cross_site:
-            match &= exemplars["site"] == source["site"]
-        match &= exemplars["view"] == source["view"]
-        if match.any():
-            uses = exemplars.loc[match, "image_id"].map(exemplar_uses).sort_values(kind="stable")
-            return source["image_id"], exemplars.loc[uses.index[0], "image_id"]
-    return None
+    max_per_patient: int | None,
+    max_per_exemplar: int | None,
+    alternates: int,
+) -> None:
+    limits = {"count": count, "group_size": group_size, "max_per_source": max_per_source}
+    for name, value in {**limits, "max_per_patient": max_per_patient, "max_per_exemplar": max_per_exemplar}.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}, but must be at least 1")
+    if not 0 <= alternates <= 16:
+        raise UserError(f"alternates is {alternates}; give 0 to 16")
+
+
+def _check_sources(images: int, argument: str, sources: int, max_per_source: int) -> None:
+    if images > sources * max_per_source:
+        raise UserError(
+            f"{argument} is {images} images, but {sources} healthy training images painted at most {max_per_source} "
+            f"times give {sources * max_per_source}; lower {argument} or raise max_per_source"
+        )
+
+
+def _table(
+    ids: NDArray[Any], chosen: list[tuple[str, Pair]], findings: list[str], group_size: int, seed: int
+) -> pd.DataFrame:
+    digits = max(5, len(str(len(chosen) - 1)))  # so that names sort as they were made
+    rows = []
+    for index, (finding, pair) in enumerate(chosen):
+        name = f"syn{index:0{digits}d}"
+        first, *others = (str(ids[row]) for row in pair.exemplars)
+        asked = "|".join(findings[k] for k in pair.findings)
+        source, group = ids[pair.source], index // group_size
+        rows.append((name, group, source, first, "|".join(others), finding, asked, row_seed(seed, name)))
+    return pd.DataFrame(rows, columns=COLUMNS)
