@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def _codes(columns: Sequence[NDArray[Any]], length: int) -> tuple[NDArray[np.int
     for column in columns:
         own, values = pd.factorize(pd.Series(column).astype(str), sort=True)
         codes, used = pd.factorize(codes * len(values) + own, sort=True)
-        names = [f"{names[k // len(values)]}, {values[k % len(values)] or 'unknown'}" for k in used]
+        names = [f"{names[k // len(values)]}, {values[k % len(values)] or 'unknown'}" for k in used.tolist()]
     return codes.astype(np.int64), [name.removeprefix("all, ") for name in names]
 
 
@@ -128,9 +129,7 @@ def _bands(ages: NDArray[np.float64], edges: Sequence[float]) -> NDArray[Any]:
     if list(edges) != sorted(set(edges)):
         raise UserError(f"age_bands are {list(edges)}; give rising ages at which a new band begins")
     limits = ["0", *(f"{edge:g}" for edge in edges), ""]
-    names = np.array(
-        [f"age {low} to {high}".removesuffix(" to ") for low, high in zip(limits, limits[1:], strict=False)]
-    )
+    names = np.array([f"age {low} to {high}".removesuffix(" to ") for low, high in pairwise(limits)])
     return np.where(np.isnan(ages), "", names[np.digitize(ages, edges)])
 
 
@@ -147,7 +146,8 @@ def _features(
     columns: list[NDArray[np.float64]] = []
     if weights["sex"]:
         sex = table["sex"].str.upper().str[:1]
-        columns.append(((sex == "F").to_numpy(float) - (sex == "M").to_numpy(float))[:, None] / 2 * weights["sex"])
+        signs = np.where(sex == "F", 1.0, np.where(sex == "M", -1.0, 0.0))
+        columns.append(signs[:, None] * (weights["sex"] / 2))
     if weights["age"]:
         ages = table["age"].to_numpy(float)
         usual = np.nanmean(ages) if np.isfinite(ages).any() else 0.0

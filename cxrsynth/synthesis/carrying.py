@@ -151,7 +151,9 @@ def _align(
     found = {i: store.get(key, working_size(size, size)) for i, key in keys.items()}
     missing = [i for i in pending if found[i] is None]
     if missing:
-        mask = None if pull == "all" else allowed(source[missing], pull)
+        # one by one, so that what is kept does not depend on the batch
+        where = [allowed(source[i : i + 1], pull) for i in missing] if pull != "all" else []
+        mask = torch.cat([one for one in where if one is not None]) if where else None
         new = settled(align_patients(exemplar[missing], source[missing], mask=mask))
         for place, i in enumerate(missing):
             field, ncc = new.field[place].cpu(), new.ncc[place].item()
@@ -173,9 +175,7 @@ def _brightest(maps: Tensor) -> Tensor:
     return maps.amax(0, keepdim=True)
 
 
-def _overlap(
-    lungs: Tensor | None, exemplar: Tensor, displacement: Tensor, pending: list[int]
-) -> list[float] | None:
+def _overlap(lungs: Tensor | None, exemplar: Tensor, displacement: Tensor, pending: list[int]) -> list[float] | None:
     """Dice of the source's lungs and the exemplar's, warped; None where it is not asked for."""
     if lungs is None:
         return None

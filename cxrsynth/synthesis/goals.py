@@ -94,8 +94,8 @@ def _shares(asked: Mapping[str, float], positives: Mapping[str, int], images: in
         share = sum(asked[f] for f in needing)
         if share >= 1:
             raise UserError(
-                f"targets: the shares of {', '.join(sorted(needing))} add up to {share:.2f}, but an image is planned for "
-                "one finding; ask for less than 1 in all"
+                f"targets: the shares of {', '.join(sorted(needing))} add up to {share:.2f}, but an image is "
+                "planned for one finding; ask for less than 1 in all"
             )
         planned = (images * share - sum(positives[f] for f in needing)) / (1 - share)
         more = {f for f, p in asked.items() if p * (images + planned) > positives[f]} - needing

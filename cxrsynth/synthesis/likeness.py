@@ -1,6 +1,6 @@
-"""What is measured of images to match sources and exemplars: body size, encoder features, a look before registration."""
+"""What is measured of images to match them: body size, encoder features, and how they look before registration."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,9 +29,9 @@ class Likeness:
 
     Attributes:
         ids: Their image_id.
-        body: float64 `[M, 2]`, logarithms of height and width of the lungs, or of the exposed film where none are found.
+        body: float64 `[M, 2]`, logarithms of height and width of the lungs, or of the film where none are found.
         thumbnails: float16 `[M, T]`, local contrast at a few pixels a side, of mean 0 and length 1.
-        embedding: float64 `[M, D]`, encoder features in which two random images are about 1 apart; None without encoder.
+        embedding: float64 `[M, D]`, encoder features, two random images about 1 apart; None without encoder.
     """
 
     ids: list[str]
@@ -39,12 +39,13 @@ class Likeness:
     thumbnails: NDArray[np.float16]
     embedding: NDArray[np.float64] | None
 
-    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+    def rows(self, ids: Iterable[str]) -> NDArray[np.int64]:
         """Where these images stand.
 
         Raises:
             UserError: One was not measured.
         """
+        ids = list(ids)
         place = {image_id: row for row, image_id in enumerate(self.ids)}
         missing = [image_id for image_id in ids if image_id not in place]
         if missing:

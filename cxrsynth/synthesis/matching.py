@@ -138,7 +138,8 @@ class Exemplars:
 
     def _least_used(self, cell: int, count: int = 4) -> list[int]:
         """Some of the least used exemplars of a cell; the queue's stale entries are brought up to date."""
-        queue, fresh = self.queues[cell], []
+        queue = self.queues[cell]
+        fresh: list[tuple[int, int]] = []
         while queue and len(fresh) < count:
             uses, row = heapq.heappop(queue)
             if uses != self.uses[row]:

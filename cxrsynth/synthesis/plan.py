@@ -99,9 +99,9 @@ def make_plan(
     )
     positives = dict(zip(findings, candidates.has.sum(0).tolist(), strict=True))
     goals = Goals(findings, rule, targets, count, positives, len(candidates.ids))
-    _check_sources(
-        goals.total, "count" if rule == "level" else "targets", int(candidates.sources.sum()), max_per_source
-    )
+    if not co_occurring or rule == "level":  # else fewer may do
+        named = "count" if rule == "level" else "targets"
+        _check_sources(goals.total, named, int(candidates.sources.sum()), max_per_source)
     sources = Sources(candidates, max_per_source, max_per_patient)
     uses = np.zeros(len(candidates.ids), np.int64)
     exemplars = [
@@ -109,14 +109,14 @@ def make_plan(
         for k in range(len(findings))
     ]
     pairing = Pairing(candidates, sources, exemplars, uses, 1 + alternates, co_occurring)
-    chosen = []
+    chosen: list[tuple[str, Pair]] = []
     while (finding := goals.next()) is not None:
         pair = pairing.next(findings.index(finding))
         if pair is None:
             raise UserError(
-                f"finding {finding!r}: after {len(chosen)} images no healthy training image is left that shares site and "
-                "view with a training image of it from another patient; lower count or targets, raise max_per_source, "
-                "max_per_patient or max_per_exemplar, or drop the finding"
+                f"finding {finding!r}: after {len(chosen)} images no healthy training image is left that shares site "
+                "and view with a training image of it from another patient; lower count or targets, raise "
+                "max_per_source, max_per_patient or max_per_exemplar, or drop the finding"
             )
         goals.add([findings[k] for k in pair.findings])
         chosen.append((finding, pair))
