@@ -42,7 +42,7 @@ OVERRIDES = {
 
 
 def test_every_yaml_is_known_here():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *TASKS, "synthesize", "inpaint"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *TASKS, "synthesize", "inpaint", "maps"}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ ROOMS = [
     "errors",
     "files",
     "precision",
+    "chance",
     "ops",
     "data",
     "encoder",

@@ -97,6 +97,18 @@ class GLoRI(nn.Module):
             return self.classes.index(finding)
         return finding
 
+    def pick(self, findings: Sequence[str]) -> "GLoRI":
+        """A head of these findings alone, with this one's weights; no finding's output depends on the others.
+
+        Raises:
+            UserError: A finding that this head does not know, or one named twice.
+        """
+        rows = [self._index(finding) for finding in findings]
+        head = GLoRI(**{**self.config, "findings": len(rows)}, classes=findings)
+        own = {name: self.state_dict()[name][rows] for name in ("queries", "weight", "bias")}
+        head.load_state_dict(self.state_dict() | own)
+        return head.train(self.training)
+
     def attend(self, features: Features, chosen: Sequence[int | str] | None = None) -> tuple[Tensor, Tensor]:
         """Tokens and attention of the findings.
 

@@ -14,6 +14,7 @@ from cxrsynth.attention.region import region_from_map
 from cxrsynth.data import CXRDataModule, Manifest
 from cxrsynth.data.geometry import square_padding, to_square
 from cxrsynth.data.maps import MapStore
+from cxrsynth.errors import UserError
 from cxrsynth.files import inside
 
 METHODS = ("attention", "average_map", "centre")
@@ -136,6 +137,8 @@ def localise(
         Columns `image_id, finding, method, pointing, iou, area_share`; one row per lesion and method.
     """
     size = int(data.hparams["size"])
+    if data.hparams["square"] != "pad":
+        raise UserError("data.square is crop, but lesions are looked for in whole images; use pad")
     averages = average_maps(MapStore(maps), task.findings, size)
     centre = centre_map(size)
     rows: list[dict[str, str | bool | float]] = []

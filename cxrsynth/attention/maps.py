@@ -26,17 +26,18 @@ class Localiser(Protocol):
         ...
 
 
-def patch_maps(attention: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean over heads, laid out as the patches lie.
+def patch_maps(attention: Tensor, grid: tuple[int, int], per_head: bool = False) -> Tensor:
+    """Mean over heads, or every head's own map, laid out as the patches lie.
 
     Args:
         attention: `[B, heads, C, N]`.
         grid: Rows and columns of patches, N in all.
+        per_head: Whether heads stay apart.
 
     Returns:
-        `[B, C, rows, columns]`; each map sums to 1.
+        `[B, C, rows, columns]`, or `[B, heads * C, rows, columns]`, head by head; each map sums to 1.
     """
-    return attention.mean(1).unflatten(-1, grid)
+    return (attention.flatten(1, 2) if per_head else attention.mean(1)).unflatten(-1, grid)
 
 
 def averaged_maps(

@@ -1,6 +1,6 @@
 """Training of the GLoRI head, and maps and logits from a trained one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,11 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from cxrsynth.attention.cache import FeatureCache
+from cxrsynth.attention.checkpoint import load_glori
 from cxrsynth.attention.glori import GLoRI
 from cxrsynth.attention.losses import LOSSES
 from cxrsynth.attention.maps import averaged_maps, patch_maps
+from cxrsynth.chance import seed_place
 from cxrsynth.data.targets import FindingMetrics
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
 from cxrsynth.encoder.lora import ALPHA, add_lora
@@ -22,6 +24,7 @@ from cxrsynth.encoder.vit import Features, ViT
 from cxrsynth.errors import UserError
 
 FINETUNE = ("none", "lora", "full")
+ENCODER_OPTIONS = ("num_heads", "interpolate_offset", "interpolate_antialias", "contrast")
 
 
 class GLoRITask(L.LightningModule):
@@ -32,7 +35,12 @@ class GLoRITask(L.LightningModule):
     Args:
         findings: Names of the outputs, in the order of the targets.
         encoder: File of a trained encoder (see `load_encoder`); None starts from random weights.
+        encoder_options: What that file does not hold: `num_heads`, `interpolate_offset`, `interpolate_antialias` and
+            `contrast` of `load_encoder`.
         architecture: `ViT` arguments of a random encoder; must be None when a file is given.
+        head: The authors' file of a GLoRI head to start from or to use as it is (see `load_glori`); its sizes count
+            instead of the next arguments', except `num_heads`, and `findings` are picked from its own by name.
+        head_name: Which head, when that file holds several.
         image_size: Side in pixels of the square images.
         finetune: "none" freezes the encoder, "lora" trains low-rank changes of its attention, "full" all of it.
         lora_rank: Rank of those changes.
@@ -54,6 +62,7 @@ class GLoRITask(L.LightningModule):
         map_smooth: Standard deviation in patches of the Gaussian that smooths maps; 0 as published.
         cache: Folder in which a frozen encoder's features are kept (see `FeatureCache`); the images must not vary.
         cache_gib: Features that need more than this are computed anew each time instead, with a warning.
+        seed: Seed of dropout, which depends on it, the epoch, the batch and the rank alone.
 
     Raises:
         UserError: Arguments that do not fit together.
@@ -63,7 +72,10 @@ class GLoRITask(L.LightningModule):
         self,
         findings: list[str],
         encoder: str | None = None,
+        encoder_options: dict[str, int | float | str | bool] | None = None,
         architecture: dict[str, int | float | str | bool | None] | None = None,
+        head: str | None = None,
+        head_name: str | None = None,
         image_size: int = 512,
         finetune: str = "none",
         lora_rank: int = 8,
@@ -84,6 +96,7 @@ class GLoRITask(L.LightningModule):
         map_smooth: float = 0.0,
         cache: str | None = None,
         cache_gib: float = 50.0,
+        seed: int = 0,
     ):
         super().__init__()
         rates = learning_rates or [1e-3]
@@ -105,22 +118,35 @@ class GLoRITask(L.LightningModule):
             raise UserError(f"cache is given, but finetune={finetune} changes the features; leave one of them out")
         self.save_hyperparameters()
         self.findings = list(findings)
-        self.encoder = load_encoder(encoder) if encoder is not None else ViT(**(architecture or {}))  # type: ignore[arg-type]
+        self.encoder = _read_encoder(encoder, encoder_options) if encoder else ViT(**(architecture or {}))  # type: ignore[arg-type]
         self.encoder.grid(image_size, image_size)
         if self.encoder.patch_size % map_views:
             raise UserError(f"map_views is {map_views}; it must divide the patch size {self.encoder.patch_size}")
-        # from here on the checkpoint alone is enough: it must load where the encoder's file is gone
-        self.hparams.update(encoder=None, architecture=dict(self.encoder.config), learning_rates=rates)
+        sizes: dict[str, Any] = {
+            "blocks": blocks,
+            "dim": dim,
+            "num_heads": num_heads,
+            "ffn_hidden": ffn_hidden,
+            "cat_cls": cat_cls,
+        }
+        given = _read_head(head, head_name, findings, num_heads, self.encoder.dim) if head else None
+        if given is not None:
+            sizes = {name: given.config[name] for name in sizes}
+        # from here on the checkpoint alone is enough: it must load where the files are gone
+        self.hparams.update(
+            encoder=None, encoder_options=None, architecture=dict(self.encoder.config), head=None, head_name=None
+        )
+        self.hparams.update(sizes, learning_rates=rates)
         self.encoder.requires_grad_(finetune == "full").train(finetune == "full")
         self.encoder.mask_token.requires_grad_(False)
         if finetune == "lora":
             add_lora(self.encoder, lora_rank, ALPHA)
         self.heads = nn.ModuleList(
-            GLoRI(
-                len(findings), self.encoder.dim, blocks, dim, num_heads, ffn_hidden, cat_cls, dropout, sharpness, prior
-            )
+            GLoRI(len(findings), self.encoder.dim, **sizes, dropout=dropout, sharpness=sharpness, prior=prior)
             for _ in rates
         )
+        for one in self.heads if given is not None else ():
+            one.load_state_dict(given.state_dict())  # type: ignore[union-attr]
         self.best: Tensor
         self.register_buffer("best", torch.tensor(0))
         self._cache: FeatureCache | None = None
@@ -148,16 +174,33 @@ class GLoRITask(L.LightningModule):
         with self._evaluating():
             return self.head(self.encoder(image, self.hparams["blocks"]))
 
-    def maps(self, image: Tensor) -> Tensor:
-        """Attention `[B, C, h, w]` of images `[B, 1, S, S]`: mean over heads, each map sums to 1; as in eval mode."""
-        with self._evaluating():
-            return averaged_maps(
-                self._plain_maps, image, self.encoder.patch_size, self.hparams["map_views"], self.hparams["map_smooth"]
-            )
+    def maps(self, image: Tensor, findings: Sequence[str] | None = None, per_head: bool = False) -> Tensor:
+        """Where the head looks in images `[B, 1, S, S]`, always as in eval mode.
 
-    def _plain_maps(self, image: Tensor) -> Tensor:
-        attention = self.head.attention(self.encoder(image, self.hparams["blocks"]))
-        return patch_maps(attention, self.encoder.grid(*image.shape[-2:]))
+        Args:
+            image: In [0, 1].
+            findings: Those whose maps are wanted, the only ones computed; None is all.
+            per_head: Whether the heads' own maps are wanted rather than their mean.
+
+        Returns:
+            Attention `[B, C, h, w]`, per head `[B, heads, C, h, w]`; each map sums to 1.
+        """
+        chosen = None if findings is None else [self._position(finding) for finding in findings]
+
+        def plain(view: Tensor) -> Tensor:
+            attention = self.head.attention(self.encoder(view, self.hparams["blocks"]), chosen)
+            return patch_maps(attention, self.encoder.grid(*view.shape[-2:]), per_head)
+
+        with self._evaluating():
+            maps = averaged_maps(
+                plain, image, self.encoder.patch_size, self.hparams["map_views"], self.hparams["map_smooth"]
+            )
+        return maps.unflatten(1, (self.hparams["num_heads"], -1)) if per_head else maps
+
+    def _position(self, finding: str) -> int:
+        if finding not in self.findings:
+            raise UserError(f"finding {finding!r} is unknown to this task, which knows {', '.join(self.findings)}")
+        return self.findings.index(finding)
 
     def on_fit_start(self) -> None:
         """Open the cache of features, if there is to be one and it fits."""
@@ -183,6 +226,7 @@ class GLoRITask(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Loss of a batch, the sum over the heads that are trained side by side."""
+        seed_place(self.hparams["seed"], self.current_epoch, batch_index, self.global_rank)  # of dropout
         features = self._features(batch)
         losses = [self._loss(head(features), batch["target"]) for head in self.heads]
         self.log(
@@ -209,8 +253,8 @@ class GLoRITask(L.LightningModule):
         self._log_metrics("test")
 
     def predict_step(self, batch: dict[str, Any], batch_index: int) -> dict[str, Any]:
-        """Logits `[B, C]` and maps `[B, C, h, w]` of a batch."""
-        return {"image_id": batch["image_id"], "logits": self(batch["image"]), "map": self.maps(batch["image"])}
+        """Logits `[B, C]` of a batch; `MapWriter` asks for the maps that it writes."""
+        return {"image_id": batch["image_id"], "logits": self(batch["image"])}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say where the encoder is, for `load_encoder`."""
@@ -256,6 +300,25 @@ class GLoRITask(L.LightningModule):
         self.log_dict(
             {f"{split}/auroc/{name}": value for name, value in zip(self.findings, values["auroc"], strict=True)}
         )
+
+
+def _read_encoder(file: str, options: Mapping[str, Any] | None) -> ViT:
+    if strange := sorted(set(options or {}) - set(ENCODER_OPTIONS)):
+        raise UserError(f"encoder_options has {', '.join(strange)}; choose from {', '.join(ENCODER_OPTIONS)}")
+    return load_encoder(file, **(options or {}))
+
+
+def _read_head(file: str, name: str | None, findings: Sequence[str], num_heads: int, encoder_dim: int) -> GLoRI:
+    """The head of these findings; where the file's outputs have no names, they are taken to be the findings."""
+    head = load_glori(file, name=name, num_heads=num_heads)
+    if head.classes is None:
+        head = load_glori(file, name=name, num_heads=num_heads, findings=findings)
+    if head.config["encoder_dim"] != encoder_dim:
+        raise UserError(
+            f"head {file} takes tokens of width {head.config['encoder_dim']}, the encoder's have {encoder_dim}; "
+            "give the encoder that the head was trained on"
+        )
+    return head.pick(findings)
 
 
 def _size(batch: dict[str, Any]) -> int:

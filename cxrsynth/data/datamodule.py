@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import DataLoader
 
+from cxrsynth.chance import seed_place
 from cxrsynth.data.augment import build_augment
 from cxrsynth.data.dataset import CXRDataset, has_findings
+from cxrsynth.data.geometry import SQUARES
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.maps import MapStore
 from cxrsynth.data.masks import MaskStore
@@ -43,6 +45,8 @@ class CXRDataModule(L.LightningDataModule):
         augment: Strength of the augmentation of training batches, 0 = none, 1 = usual.
         predict_split: What `predict` sees: "train", "val", "test" or "all".
         cache_gib: Decoded images are kept in memory if they fit in this many GiB.
+        square: "pad" adds air beside an image; "crop" cuts the ends of its long side off, at 8 bits, as CheXFound's
+            evaluation does.
 
     Attributes:
         findings: The findings, once set up.
@@ -69,6 +73,7 @@ class CXRDataModule(L.LightningDataModule):
         augment: float = 0.0,
         predict_split: str = "all",
         cache_gib: float = 2.0,
+        square: str = "pad",
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)  # a task may have arguments of the same names, which loggers refuse
@@ -76,6 +81,10 @@ class CXRDataModule(L.LightningDataModule):
             raise UserError(f"sampling is {sampling!r}; use natural or balanced")
         if predict_split not in (*SPLITS, "all"):
             raise UserError(f"predict_split is {predict_split!r}; use train, val, test or all")
+        if square not in SQUARES:
+            raise UserError(f"square is {square!r}; use {' or '.join(SQUARES)}")
+        if square != "pad" and (lungs or maps is not None):
+            raise UserError(f"square is {square}, but maps and lungs are those of padded images; use pad with them")
         if not 0 <= healthy_share <= 1:
             raise UserError(f"healthy_share is {healthy_share}; give a probability")
         self.batch_size = batch_size
@@ -137,6 +146,7 @@ class CXRDataModule(L.LightningDataModule):
         """Augment training batches on the device."""
         if self.trainer is None or not self.trainer.training:
             return batch
+        seed_place(self.hparams["seed"], 1 + self.trainer.fit_loop.total_batch_idx, self.trainer.global_rank)
         names = [name for name in ("map", "lungs") if name in batch]
         batch["image"], *moved = self.augment(batch["image"], *(batch[name] for name in names))
         batch |= zip(names, moved, strict=True)
@@ -192,7 +202,9 @@ class CXRDataModule(L.LightningDataModule):
                 marked = options["maps"] == "masks"
                 maps = MaskStore(manifest, options["size"]) if marked else MapStore(options["maps"])
             fits = 2 * len(manifest) * options["size"] ** 2 <= options["cache_gib"] * 2**30
-            dataset = CXRDataset(manifest, self.findings, options["size"], maps, fits, options["lungs"])
+            dataset = CXRDataset(
+                manifest, self.findings, options["size"], maps, fits, options["lungs"], options["square"]
+            )
             if dataset.unreadable:
                 reason = next(iter(dataset.unreadable.values()))
                 warnings.warn(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cxrsynth.data.geometry import to_square
+from cxrsynth.data.geometry import SQUARES, crop_square
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.maps import MapStore
 from cxrsynth.data.masks import MaskStore
@@ -28,6 +28,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
         size: Side of the squares, pixels.
         maps: Attention maps, or masks in their place, to give along.
         lungs: Give masks of the lungs along; they are 0 where the manifest has none.
+        square: How images become squares (see `SQUARES`).
         cache: Decode all images now and keep them as float16. Unreadable ones are dropped from the dataset. Without it
             they are read when asked for, and an unreadable one is missing from its batch.
 
@@ -45,8 +46,10 @@ class CXRDataset(Dataset[dict[str, Any]]):
         maps: MapStore | MaskStore | None = None,
         cache: bool = True,
         lungs: bool = False,
+        square: str = "pad",
     ):
         self.manifest, self.findings, self.size, self.maps = manifest, list(findings), size, maps
+        self.to_square = SQUARES[square]
         self.unreadable: dict[str, str] = {}
         self.cache: Tensor | None = None
         if cache:
@@ -74,6 +77,8 @@ class CXRDataset(Dataset[dict[str, Any]]):
             image = torch.stack([square for square in (squares[draw] for draw in draws) if square is not None])
         else:
             image = self.cache[[row for row, _ in draws]].float()
+            if self.to_square is crop_square:  # 8-bit values, which half precision only came near
+                image = (255 * image).round() / 255
         batch: dict[str, Any] = {
             "image": image,
             "target": self.targets[[row for row, _ in draws]],
@@ -105,7 +110,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
 
     def _read(self, image_id: str) -> Tensor | None:
         try:
-            return to_square(read_image(self.manifest.path(image_id)), self.size)
+            return self.to_square(read_image(self.manifest.path(image_id)), self.size)
         except UserError as error:
             self.unreadable[image_id] = str(error)
             return None

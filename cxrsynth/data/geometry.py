@@ -1,6 +1,11 @@
 """Between an image of any shape and the square that networks see."""
 
+from collections.abc import Callable
+
+import numpy as np
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 
@@ -39,6 +44,36 @@ def from_square(image: Tensor, shape: tuple[int, int]) -> Tensor:
     height, width = shape
     top, left, side = square_padding(height, width)
     return _resize(image, side)[..., top : top + height, left : left + width]
+
+
+def crop_pixels(image: np.ndarray, size: int) -> np.ndarray:
+    """Pillow's bicubic resize of the short side to `size`, then the centre crop: what CheXFound's evaluation does.
+
+    Args:
+        image: uint8 `[H, W]` or `[H, W, 3]`.
+        size: Side of the result, pixels.
+
+    Returns:
+        uint8 `[size, size]` or `[size, size, 3]`. What the long side has more is lost.
+    """
+    picture = Image.fromarray(image)
+    width, height = picture.size
+    short = min(width, height)
+    # the long side is truncated, not rounded, as torchvision does
+    wide, high = (size, int(size * height / width)) if width == short else (int(size * width / height), size)
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    resized = np.asarray(picture.resize((wide, high), Image.Resampling.BICUBIC))
+    return resized[top : top + size, left : left + size].copy()
+
+
+def crop_square(image: Tensor, size: int) -> Tensor:
+    """An image `[1, H, W]` in [0, 1] as `crop_pixels` sees it at 8 bits, `[1, size, size]` in [0, 1]."""
+    pixels = (255 * image[0]).round().to(torch.uint8).numpy()
+    return torch.from_numpy(crop_pixels(pixels, size))[None].float() / 255
+
+
+SQUARES: dict[str, Callable[[Tensor, int], Tensor]] = {"pad": to_square, "crop": crop_square}
+"""How an image becomes a square: whole, with air beside it, or without the ends of its long side."""
 
 
 def _resize(image: Tensor, size: int) -> Tensor:

@@ -25,8 +25,9 @@ def load_encoder(
     path: str | Path,
     *,
     num_heads: int | None = None,
-    interpolate_offset: float = 0.1,
-    interpolate_antialias: bool = False,
+    interpolate_offset: float | None = None,
+    interpolate_antialias: bool | None = None,
+    contrast: str | None = None,
 ) -> ViT:
     """Load an encoder in eval mode, float32, on the CPU.
 
@@ -37,8 +38,11 @@ def load_encoder(
     Args:
         path: The file (see `read_weights`).
         num_heads: Attention heads, which published files do not store; None takes width / 64.
-        interpolate_offset: DINOv2's offset when the position embedding is resized, at least 0 and below 1.
-        interpolate_antialias: Whether that resize is antialiased.
+        interpolate_offset: DINOv2's offset when the position embedding is resized, at least 0 and below 1; this and the
+            next two are in this program's own checkpoints alone. None takes what the file says, else 0.1.
+        interpolate_antialias: Whether that resize is antialiased; None as the file says, else not.
+        contrast: What `forward` does to images first (see `preprocess.CONTRASTS`); None as the file says, else "plain",
+            as in CheXFound's pretraining. Its classifier was evaluated with "stretch".
 
     Raises:
         UserError: No encoder in the file, or missing, unexpected or mis-shaped keys, all of them named.
@@ -46,17 +50,15 @@ def load_encoder(
     raw = read_weights(path)
     state, names, naming = encoder_weights(raw, path)
     config = _own(raw, path)["config"] if OWN_ENTRY in raw else infer_config(state, names, num_heads, path)
-    if num_heads is not None:
-        config = {**config, "num_heads": num_heads}
+    given = {
+        "num_heads": num_heads,
+        "interpolate_offset": interpolate_offset,
+        "interpolate_antialias": interpolate_antialias,
+        "contrast": contrast,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
     with torch.device("meta"):
-        encoder = ViT(
-            **{
-                **config,
-                "interpolate_offset": interpolate_offset,
-                "interpolate_antialias": interpolate_antialias,
-                "drop_path": 0.0,
-            }
-        )
+        encoder = ViT(**{**config, **chosen, "drop_path": 0.0})
     load_strictly(encoder, state, {key: naming.theirs(key) for key in encoder.state_dict()} | names, path)
     return encoder.eval()
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from cxrsynth.data.geometry import crop_pixels
 from cxrsynth.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -69,7 +69,8 @@ def preprocess_chexfound(image: np.ndarray, size: int = 512) -> Tensor:
     """The transform of CheXFound's classification evaluation (arXiv 2502.05142, public code).
 
     RGB, Pillow's bicubic resize of the short side to `size`, centre crop, per-channel min-max, ImageNet normalisation.
-    It cuts the long side off; `data.geometry.to_square`, the default everywhere else, pads instead.
+    It cuts the long side off; `data.geometry.to_square`, the default everywhere else, pads instead. In a configuration
+    it is `square: crop` of the datamodule and `contrast: stretch` of the encoder, which checkpoints keep.
 
     Args:
         image: uint8 `[H, W]` or `[H, W, 3]`.
@@ -85,12 +86,6 @@ def preprocess_chexfound(image: np.ndarray, size: int = 512) -> Tensor:
         raise UserError(
             f"image is {image.dtype} of shape {image.shape}; CheXFound's transform takes uint8 [H, W] or [H, W, 3]"
         )
-    picture = Image.fromarray(image).convert("RGB")
-    width, height = picture.size
-    short = min(width, height)
-    # the long side is truncated, not rounded, as torchvision does
-    wide, high = (size, int(size * height / width)) if width == short else (int(size * width / height), size)
-    picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
-    left, top = round((wide - size) / 2), round((high - size) / 2)
-    pixels = np.asarray(picture)[top : top + size, left : left + size]
-    return normalise(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().unsqueeze(0) / 255, "stretch")[0]
+    channels = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
+    pixels = torch.from_numpy(crop_pixels(channels, size))
+    return normalise(pixels.permute(2, 0, 1).float().unsqueeze(0) / 255, "stretch")[0]

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
+from cxrsynth.chance import seed_place
 from cxrsynth.encoder.callbacks import EncoderProbe
 from cxrsynth.encoder.checkpoint import OWN_ENTRY, load_encoder
 from cxrsynth.encoder.crops import CropPlan, image_generator, multi_crop, patch_masks
@@ -187,6 +188,7 @@ class DINOTask(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """The weighted sum of the three losses on crops of a batch."""
         p, step = self.hparams, self.global_step
+        seed_place(p["seed"], step, batch_index, self.global_rank)  # of drop path
         generators = [image_generator(p["seed"], step, image_id) for image_id in batch["image_id"]]
         views, local = multi_crop(batch["image"], generators, self.crops)
         whole = normalise(views.flatten(0, 1), p["contrast"])

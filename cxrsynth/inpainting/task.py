@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from cxrsynth.chance import place_seed
 from cxrsynth.data.datamodule import CXRDataModule
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.average import AverageMaps
@@ -239,8 +239,8 @@ class InpaintingTask(L.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch of the datamodule: `image`, `target`, `map`, `finding` and what `Teller` uses."""
         hp = self.hparams
-        place = [hp["seed"], self.current_epoch, batch_idx, self.global_rank]
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        seed = place_seed(hp["seed"], self.current_epoch, batch_idx, self.global_rank)
+        generator = torch.Generator().manual_seed(seed)
         examples = self.draw(batch, generator, hp["jitter"], self.current_epoch)
         self.average_maps.add(batch["map"], batch["finding"])
         condition = examples.condition.dropped(hp["drop_all"], hp["drop_each"], generator, hp["drop"])

@@ -1,10 +1,16 @@
 import lightning as L
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from cxrsynth.attention.cache import FeatureCache
+from cxrsynth.attention.maps import finding_map
 from cxrsynth.attention.task import GLoRITask
+from cxrsynth.attention.writer import MapWriter
 from cxrsynth.encoder import ViT, load_encoder
 from cxrsynth.errors import UserError
 
@@ -57,7 +63,7 @@ def test_training_finds_the_patches_and_the_checkpoint_is_enough(tmp_path):
     with pytest.raises(UserError, match="num_heads"):
         make(encoder=str(tmp_path / "encoder.pth"), architecture=None)
     task = make(finetune="full", encoder_lr=3e-3, learning_rates=[3e-3])
-    trainer = fit(task, epochs=12)
+    trainer = fit(task, epochs=20)
     assert trainer.callback_metrics["val/auroc"] > 0.9
     assert trainer.callback_metrics["train/loss"] < 0.4
 
@@ -125,6 +131,95 @@ def test_training_from_the_cache(tmp_path):
     trainer = fit(task, epochs=3)
     assert len(list(tmp_path.glob("*/*.npy"))) == 16  # the toy's images share their ids
     assert trainer.callback_metrics["val/auroc"] >= 0
+
+
+def test_the_authors_head_is_used_as_it_is(shared, tmp_path):
+    golden = shared / "golden" / "chexfound_small"
+    if not golden.is_dir():
+        pytest.skip("no golden files")
+    expected = load_file(golden / "expected.safetensors")
+    files = {"encoder": str(golden / "teacher_checkpoint.pth"), "head": str(golden / "glori.pth")}
+    names = ["A", "B", "C", "D", "E"]
+    options = {"num_heads": 4, "contrast": "stretch"}
+    task = GLoRITask(names, **files, encoder_options=options, image_size=64, learning_rates=[1e-3, 1e-4])
+    assert task.encoder.contrast == task.hparams["architecture"]["contrast"] == "stretch"
+    with torch.no_grad():
+        logits = task.heads[1].eval()(task.encoder.intermediate(expected["image"]))
+    torch.testing.assert_close(logits, expected["logits"], rtol=1e-4, atol=1e-4)
+    trainer = L.Trainer(logger=False, barebones=True)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / "task.ckpt")
+    again = GLoRITask.load_from_checkpoint(tmp_path / "task.ckpt", weights_only=True)
+    image = torch.rand(1, 1, 64, 64)
+    torch.testing.assert_close(again(image), task(image))
+    with pytest.raises(UserError, match="5 findings"):
+        GLoRITask(["A"], **files, encoder_options=options, image_size=64)
+    with pytest.raises(UserError, match="width 48, the encoder's have 32"):
+        GLoRITask(names, architecture=ARCHITECTURE, head=files["head"], image_size=32)
+    with pytest.raises(UserError, match="encoder_options has heads"):
+        GLoRITask(names, **files, encoder_options={"heads": 4}, image_size=64)
+
+
+def test_maps_on_demand():
+    task, finer = make(), make(map_views=2)
+    image = torch.rand(3, 1, 32, 32)
+    every, heads = task.maps(image), task.maps(image, per_head=True)
+    assert heads.shape == (3, 2, 2, 4, 4)
+    assert finer.maps(image, ["Left"], per_head=True).shape == (3, 2, 1, 8, 8)
+    torch.testing.assert_close(heads.mean(1), every)
+    torch.testing.assert_close(task.maps(image, ["Right"]), every[:, 1:])
+    with pytest.raises(UserError, match="finding 'Up' is unknown"):
+        task.maps(image, ["Up"])
+
+
+def test_predictions_are_written_a_map_a_finding(tmp_path):
+    task = make()
+    batch = batches(1)[0]
+    loader = DataLoader([{key: value[:8] for key, value in batch.items()}], batch_size=None)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    for options in ({"findings": ["Right"], "size": 48, "gamma": 1.0}, {"per_head": True}):
+        trainer = L.Trainer(callbacks=[MapWriter(str(tmp_path), **options)], **quiet)
+        trainer.predict(task, loader, return_predictions=False)
+    table = pd.read_csv(tmp_path / "probabilities.csv", dtype={"image_id": str})
+    assert table["image_id"].tolist() == sorted(batch["image_id"][:8])
+    expected = task(batch["image"][:8]).sigmoid().detach().numpy()
+    np.testing.assert_allclose(table[FINDINGS].to_numpy(), expected, rtol=1e-4)
+    names = {path.name for path in (tmp_path / "maps" / "3").iterdir()}
+    assert names == {"Right.png", *(f"{finding}.{head}.png" for finding in FINDINGS for head in range(2))}
+    map = np.asarray(Image.open(tmp_path / "maps" / "3" / "Right.png"))
+    wanted = finding_map(task.maps(batch["image"][3:4], ["Right"]), (48, 48), gamma=1)[0, 0]
+    np.testing.assert_allclose(map, 255 * wanted.detach().numpy(), atol=0.51)
+    assert np.asarray(Image.open(tmp_path / "maps" / "3" / "Left.1.png")).shape == (4, 4)
+
+
+def test_resumed_training_is_the_uninterrupted_one(tmp_path):
+    """Dropout included: it follows from the seed and the place in the training."""
+    changes = {"learning_rates": [1e-3, 1e-2], "dropout": 0.3}
+    weights = make(**changes).state_dict()
+    start = {name: value.clone() for name, value in weights.items()}
+    loaders = (DataLoader(batches(3), batch_size=None), DataLoader(batches(1), batch_size=None))
+
+    class Kill(L.Callback):
+        def on_train_epoch_end(self, trainer, task):
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+                raise KeyboardInterrupt
+
+    def run(ckpt_path=None, callbacks=()):
+        torch.rand(1 + len(callbacks))  # what happened before a training does not matter
+        task = make(**changes)
+        task.load_state_dict(start)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        trainer = L.Trainer(max_epochs=4, accelerator="cpu", callbacks=list(callbacks), **quiet)
+        trainer.fit(task, *loaders, ckpt_path=ckpt_path, weights_only=True)
+        return task.state_dict()
+
+    whole = run()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(callbacks=[Kill()])
+    resumed = run(ckpt_path=tmp_path / "half.ckpt")
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
 
 
 def test_dropout_is_off_at_inference_and_on_in_training():

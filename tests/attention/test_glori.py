@@ -49,6 +49,16 @@ def test_one_finding_on_demand_equals_all():
     torch.testing.assert_close(head.attention(features, [3]), head.attention(features)[:, :, 3:4])
 
 
+def test_picked_findings_answer_as_before():
+    head, features = make(cat_cls=True, classes=list("abcde")), features_of()
+    picked = head.pick(["d", "a"])
+    assert picked.classes == ("d", "a")
+    assert not picked.queries.requires_grad
+    torch.testing.assert_close(picked(features), head(features)[:, [3, 0]])
+    with pytest.raises(UserError, match="finding 'x' is unknown"):
+        head.pick(["x"])
+
+
 def test_attention_is_refused_in_training_mode():
     with pytest.raises(UserError, match="eval"):
         make().train().attention(features_of())

@@ -39,16 +39,17 @@ def test_training_reduces_the_loss_and_the_checkpoint_is_an_encoder(tmp_path):
     torch.testing.assert_close(again.eval()(image)[0][1], task(image)[0][1])
 
 
-@pytest.mark.parametrize("centering", ["sinkhorn", "centre"])
-def test_resumed_training_is_the_uninterrupted_one(tmp_path, centering):
-    _, whole = train(make_task(centering=centering), epochs=2)
+@pytest.mark.parametrize(("centering", "drop_path"), [("sinkhorn", 0.4), ("centre", 0.0)])
+def test_resumed_training_is_the_uninterrupted_one(tmp_path, centering, drop_path):
+    changes = {"centering": centering, "drop_path": drop_path}
+    _, whole = train(make_task(**changes), epochs=2)
 
     class Kill(L.Callback):
         def on_train_epoch_end(self, trainer, task):
             trainer.save_checkpoint(tmp_path / "half.ckpt")
             raise KeyboardInterrupt
 
-    killed = make_task(centering=centering)
+    killed = make_task(**changes)
     trace = dino_trace.Trace()
     trainer = L.Trainer(
         max_epochs=2,
@@ -61,7 +62,7 @@ def test_resumed_training_is_the_uninterrupted_one(tmp_path, centering):
     )
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         trainer.fit(killed, torch.utils.data.DataLoader(dino_trace.batches(), batch_size=None))
-    resumed = make_task(centering=centering)
+    resumed = make_task(**changes)
     resumed.__dict__["resume_from"] = str(tmp_path / "half.ckpt")
     _, rest = train(resumed, epochs=2)
     assert trace.losses + rest == pytest.approx(whole, rel=1e-6)
