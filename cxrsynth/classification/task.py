@@ -10,7 +10,7 @@ from torch import Tensor
 from cxrsynth.classification.compact import CompactNet
 from cxrsynth.classification.efficientnet import EfficientNet
 from cxrsynth.classification.pretrained import load_pretrained
-from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy
+from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy, focal_loss, mix
 from cxrsynth.errors import UserError
 
 
@@ -28,6 +28,10 @@ class ClassificationTask(L.LightningModule):
         weight_decay: Decoupled weight decay (0 = Adam as in the paper).
         batch_norm_momentum: See `EfficientNet`.
         drop_connect: See `EfficientNet`.
+        pos_weight: Weight of a present finding in the training loss, one for each finding; None = 1.
+        focal: Exponent gamma of the focal loss; 0 = plain cross-entropy.
+        mixup: Parameter alpha of mixup; 0 = none.
+        start: Checkpoint of this task whose network the training begins with.
 
     Raises:
         UserError: No findings, an unknown network or schedule, or weights that do not fit.
@@ -44,12 +48,20 @@ class ClassificationTask(L.LightningModule):
         weight_decay: float = 0.0,
         batch_norm_momentum: float = 0.1,
         drop_connect: float = 0.2,
+        pos_weight: list[float] | None = None,
+        focal: float = 0.0,
+        mixup: float = 0.0,
+        start: str | None = None,
     ) -> None:
         super().__init__()
         if not findings:
             raise UserError("findings is empty; name at least one finding to classify")
         if schedule not in ("plateau", "one_cycle"):
             raise UserError(f"schedule is {schedule!r}; choose plateau or one_cycle")
+        if pos_weight is not None and (len(pos_weight) != len(findings) or focal):
+            raise UserError(f"pos_weight has {len(pos_weight)} values; give one a finding, and no focal loss beside it")
+        if focal < 0 or mixup < 0:
+            raise UserError(f"focal is {focal} and mixup {mixup}; give 0 for none, or a positive number")
         self.save_hyperparameters()
         self.findings = list(findings)
         self.net: EfficientNet | CompactNet
@@ -69,6 +81,9 @@ class ClassificationTask(L.LightningModule):
         if stage == "fit" and self.hparams["weights"] is not None and self.trainer.ckpt_path is None:
             assert isinstance(self.net, EfficientNet)
             load_pretrained(self.net, self.hparams["weights"])
+        if stage == "fit" and self.hparams["start"] is not None and self.trainer.ckpt_path is None:
+            state = torch.load(self.hparams["start"], map_location="cpu", weights_only=True)["state_dict"]
+            self.load_state_dict(state)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `[B, C]` of images `[B, 1, H, W]` in [0, 1]."""
@@ -76,8 +91,9 @@ class ClassificationTask(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Loss of a batch, which the datamodule has augmented."""
-        logits = self(batch["image"])
-        loss = binary_cross_entropy(logits, batch["target"])
+        image, target = mix(batch["image"], batch["target"], self.hparams["mixup"])
+        logits = self(image)
+        loss = self._loss(logits, target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(logits))
         return loss
 
@@ -111,6 +127,12 @@ class ClassificationTask(L.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=self.hparams["patience"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.hparams["focal"]:
+            return focal_loss(logits, target, self.hparams["focal"])
+        weight = self.hparams["pos_weight"]
+        return binary_cross_entropy(logits, target, None if weight is None else logits.new_tensor(weight))
 
     def _evaluate(self, split: str, metrics: FindingMetrics, batch: dict[str, Any]) -> None:
         logits = self(batch["image"])

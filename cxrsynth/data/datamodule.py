@@ -1,6 +1,7 @@
 """The Lightning door to a manifest."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -42,6 +43,8 @@ class CXRDataModule(L.LightningDataModule):
             in their place; batches then have `map` and `finding`.
         lungs: Batches then have `lungs`, masks of both lungs, 0 where the manifest has none.
         extra_manifest: Synthetic images, added to train only.
+        copies: A table `image_id,copies`: how often an epoch shows a training image, real or extra. 0 leaves it out;
+            images that the table does not name are shown once.
         augment: Strength of the augmentation of training batches, 0 = none, 1 = usual.
         predict_split: What `predict` sees: "train", "val", "test" or "all".
         cache_gib: Decoded images are kept in memory if they fit in this many GiB.
@@ -70,6 +73,7 @@ class CXRDataModule(L.LightningDataModule):
         maps: str | None = None,
         lungs: bool = False,
         extra_manifest: str | None = None,
+        copies: str | None = None,
         augment: float = 0.0,
         predict_split: str = "all",
         cache_gib: float = 2.0,
@@ -91,6 +95,7 @@ class CXRDataModule(L.LightningDataModule):
         self.findings: list[str] = findings or []
         self.split_table = pd.DataFrame()
         self.augment = build_augment(augment)
+        self._copies: dict[str, int] = {}
         self._manifests: dict[str, Manifest] = {}
         self._datasets: dict[str, CXRDataset] = {}
 
@@ -122,7 +127,9 @@ class CXRDataModule(L.LightningDataModule):
         has = self._drawable(dataset)
         if self.hparams["sampling"] == "natural":
             return self._loader(
-                dataset, NaturalSampler(has, self.hparams["seed"]), drop_last=len(dataset) >= self.batch_size
+                dataset,
+                NaturalSampler(has, self.hparams["seed"], copies=self._shown(dataset)),
+                drop_last=len(dataset) >= self.batch_size,
             )
         sampler = BalancedSampler(has, dataset.manifest.healthy, self.hparams["healthy_share"], self.hparams["seed"])
         empty = [f for f, rows in zip(self.findings, sampler.rows, strict=True) if not len(rows)]
@@ -176,6 +183,10 @@ class CXRDataModule(L.LightningDataModule):
             extra = Manifest.load(options["extra_manifest"])
             self._refuse_leak(extra)
             self._manifests["train"] = self._manifests["train"] + extra
+        if options["copies"] is not None:
+            self._copies = read_copies(options["copies"], self._manifests["train"])
+            left = {i for i in self._manifests["train"].table.image_id if self._copies.get(i, 1)}
+            self._manifests["train"] = self._manifests["train"].select(ids=left)
 
     def _refuse_leak(self, extra: Manifest) -> None:
         """Images made from a patient of val or test must not be trained on."""
@@ -214,6 +225,9 @@ class CXRDataModule(L.LightningDataModule):
             self._manifests[name] = dataset.manifest
         return self._datasets[name]
 
+    def _shown(self, dataset: CXRDataset) -> np.ndarray:
+        return np.array([self._copies.get(image_id, 1) for image_id in dataset.ids], np.int64)
+
     def _drawable(self, dataset: CXRDataset) -> np.ndarray:
         has = has_findings(dataset.targets)
         return has if dataset.maps is None else has & dataset.maps.has(dataset.ids, self.findings)
@@ -234,6 +248,25 @@ class CXRDataModule(L.LightningDataModule):
             collate_fn=_as_is,
             drop_last=drop_last,
         )
+
+
+def read_copies(path: str | Path, train: Manifest) -> dict[str, int]:
+    """How often an epoch shows each training image that a table `image_id,copies` names.
+
+    Raises:
+        UserError: The table cannot be read, names an image that is not trained on, or leaves none.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"image_id": str, "copies": "int64"})
+        copies = dict(zip(table.image_id, table.copies, strict=True))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"copies {path} cannot be read ({error}); it needs the columns image_id and copies") from error
+    known = set(train.table.image_id)
+    if strange := sorted(set(copies) - known):
+        raise UserError(f"copies {path} names {strange[0]!r}, which is no training image; name training images only")
+    if min(copies.values(), default=1) < 0 or not any(copies.get(image_id, 1) for image_id in known):
+        raise UserError(f"copies {path} leaves no training image; give counts of 0 or more, and one above 0")
+    return copies
 
 
 def _as_is(batch: Any) -> Any:

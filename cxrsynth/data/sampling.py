@@ -19,21 +19,23 @@ class NaturalSampler(Sampler[Draw]):
         has: Bool `[N, C]`, which image has which finding.
         seed: Seed.
         shuffle: Whether to shuffle; else the table's order.
+        copies: Int `[N]`, how often an epoch shows each image; None = once.
     """
 
-    def __init__(self, has: np.ndarray, seed: int = 0, shuffle: bool = True):
+    def __init__(self, has: np.ndarray, seed: int = 0, shuffle: bool = True, copies: np.ndarray | None = None):
         self.has, self.seed, self.shuffle, self.epoch = has, seed, shuffle, 0
+        self.rows = np.arange(len(has)) if copies is None else np.repeat(np.arange(len(has)), copies)
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.has)
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[Draw]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        order = rng.permutation(self.rows) if self.shuffle else self.rows
         for row in order:
             findings = np.flatnonzero(self.has[row])
             yield int(row), int(rng.choice(findings)) if len(findings) else HEALTHY

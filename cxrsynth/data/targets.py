@@ -14,10 +14,34 @@ def masked_mean(losses: Tensor, target: Tensor) -> Tensor:
     return (losses * known).sum() / known.sum().clamp(min=1)
 
 
-def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits `[B, C]` over the known targets."""
-    losses = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
+def binary_cross_entropy(logits: Tensor, target: Tensor, pos_weight: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of logits `[B, C]` over the known targets; `pos_weight [C]` weighs present ones."""
+    losses = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none", pos_weight=pos_weight)
     return masked_mean(losses, target)
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Mean focal loss of logits `[B, C]` over the known targets (Lin et al. 2017, arXiv 1708.02002, eq. 4)."""
+    known = target.nan_to_num()
+    losses = F.binary_cross_entropy_with_logits(logits, known, reduction="none")
+    wrong = (logits.sigmoid() - known).abs()  # 1 - p_t, also for targets between 0 and 1
+    return masked_mean(wrong**gamma * losses, target)
+
+
+def mix(image: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al. 2018, arXiv 1710.09412, eq. 1): each image of a batch blended with another one.
+
+    Args:
+        image: `[B, 1, H, W]`.
+        target: `[B, C]`; a mixture of which one part is unknown is unknown (NaN).
+        alpha: Both parameters of the Beta distribution of the share; 0 leaves the batch as it is.
+    """
+    if alpha == 0:
+        return image, target
+    share = torch.distributions.Beta(alpha, alpha).sample((len(image), 1)).to(image)
+    order = torch.randperm(len(image), device=image.device)
+    mixed = share[..., None, None] * image + (1 - share[..., None, None]) * image[order]
+    return mixed, share * target + (1 - share) * target[order]
 
 
 class FindingMetrics(Metric):

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from cxrsynth.classification import EfficientNet
 from cxrsynth.classification.compact import CompactNet
 from cxrsynth.classification.task import ClassificationTask
-from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy
+from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy, focal_loss, mix
 from cxrsynth.errors import UserError
 
 QUIET = {
@@ -130,3 +130,39 @@ def test_compact_net_learns_where_a_bright_spot_is_and_takes_any_size():
 def test_compact_net_has_no_published_weights():
     with pytest.raises(UserError, match="weights"):
         ClassificationTask(["Mass"], "compact", weights="file.pth")
+
+
+def test_focal_and_weighted_losses_are_their_formulas():
+    logits, target = torch.tensor([[0.3, -1.0], [2.0, 0.5]]), torch.tensor([[1.0, torch.nan], [0.0, 1.0]])
+    p = logits.sigmoid()
+    right = torch.stack([p[0, 0], 1 - p[1, 0], p[1, 1]])
+    assert focal_loss(logits, target, 2.0).item() == pytest.approx(-((1 - right) ** 2 * right.log()).mean().item())
+    assert focal_loss(logits, target, 0.0).item() == pytest.approx(binary_cross_entropy(logits, target).item())
+    weighted = binary_cross_entropy(logits, target, torch.tensor([5.0, 2.0])).item()
+    assert weighted == pytest.approx(-(torch.tensor([5.0, 1.0, 2.0]) * right.log()).mean().item())
+
+
+def test_mixup_blends_image_and_target_alike_and_keeps_the_unknown():
+    target = torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 4)
+    target[0, 1] = torch.nan
+    image = target[:, :1, None, None].expand(8, 1, 4, 4).contiguous()
+    mixed, soft = mix(image, target, 1.0)
+    torch.testing.assert_close(mixed[:, 0, 0, 0], soft[:, 0])
+    assert ((soft[:, 0] > 0) & (soft[:, 0] < 1)).any()
+    assert soft[:, 1].isnan().sum() >= 1
+    assert mix(image, target, 0.0)[0] is image
+
+
+def test_a_training_can_start_from_another_ones_network(tmp_path):
+    first = ClassificationTask(["left", "right"], "compact")
+    trainer = L.Trainer(max_steps=1, logger=False, **QUIET)
+    trainer.fit(first, bright_corner(16, 0), bright_corner(16, 1))
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    options = {"pos_weight": [2.0, 3.0], "mixup": 0.2}
+    second = ClassificationTask(["left", "right"], "compact", lr=0.0, start=str(tmp_path / "first.ckpt"), **options)
+    L.Trainer(max_steps=1, logger=False, **QUIET).fit(second, bright_corner(16, 0), bright_corner(16, 1))
+    assert torch.equal(second.net.output.weight, first.net.output.weight)
+    with pytest.raises(UserError, match="one a finding"):
+        ClassificationTask(["left", "right"], "compact", pos_weight=[1.0])
+    with pytest.raises(UserError, match="mixup"):
+        ClassificationTask(["left"], "compact", mixup=-1.0)

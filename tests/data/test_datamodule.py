@@ -287,3 +287,23 @@ def test_labels_of_views_and_sites_are_checked(patients):
     with pytest.raises(UserError, match="no image has site 'there'; choose from here"):
         CXRDataModule(str(patients), sites=["there"]).setup("fit")
     assert pd.read_csv(patients).site.unique().tolist() == ["here"]
+
+
+def test_copies_decide_how_often_an_epoch_shows_an_image(patients, tmp_path):
+    plain = CXRDataModule(str(patients), size=16)
+    first, second, *rest = plain.table("train").image_id
+    (tmp_path / "copies.csv").write_text(f"image_id,copies\n{first},3\n{second},0\n")
+    data = CXRDataModule(str(patients), size=16, batch_size=1, copies=str(tmp_path / "copies.csv"))
+    assert sorted(ids(data.train_dataloader())) == sorted([first] * 3 + rest)
+    assert ids(data.val_dataloader()) == ids(plain.val_dataloader())
+
+    outsider = plain.table("test").image_id.iloc[0]
+    for content, word in ((f"{outsider},2", "no training image"), (f"{first},-1", "0 or more"), (f"{first},x", "read")):
+        (tmp_path / "copies.csv").write_text(f"image_id,copies\n{content}\n")
+        with pytest.raises(UserError, match=word):
+            CXRDataModule(str(patients), size=16, copies=str(tmp_path / "copies.csv")).table("train")
+    (tmp_path / "copies.csv").write_text("image_id,copies\n" + "".join(f"{i},0\n" for i in [first, second, *rest]))
+    with pytest.raises(UserError, match="leaves no training image"):
+        CXRDataModule(str(patients), size=16, copies=str(tmp_path / "copies.csv")).table("train")
+    with pytest.raises(UserError, match="natural"):
+        CXRDataModule(str(patients), copies="copies.csv", sampling="balanced")
