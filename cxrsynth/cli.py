@@ -15,6 +15,7 @@ from cxrsynth.errors import UserError
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Any] = {
     "run": "cxrsynth.pipeline:run",
+    "study": "cxrsynth.study.study:study",
     "inpaint": "cxrsynth.editing.command:inpaint",
     "export": "cxrsynth.inpainting.export:export",
     "report": "cxrsynth.report:write_report",
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Any] = {
 USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help explains one)
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
+  study      judge synthetic images: every control at equal steps, intervals, one page with a verdict
   inpaint    paint a finding into one image (PNG or DICOM), or out of it
   export     a trained inpainter as one small file of safetensors
   fit        train one task: cxrsynth fit --config lightning_configs/inpainting.yaml

@@ -84,7 +84,7 @@ def run(
     else:
         config["phantom"] = None
     torch.set_num_threads(threads)
-    _quieten()
+    quieten()
     _write_config(folder, config)
     console = Console()
     state = Run(folder, config)
@@ -113,7 +113,7 @@ def run(
     return folder / "report.html"
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep Lightning's remarks about what the pipeline does on purpose off the console."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -20,7 +20,8 @@ from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.synthesis.task import SynthesisTask
 
 CONFIGS = Path(__file__).resolve().parents[1] / "lightning_configs"
-PIPELINES = ("quickstart", "real", "paper")
+PIPELINES = ("quickstart", "rare", "real", "paper")
+STUDIES = ("study", "study_quick")
 STAGES = {
     "encoder": DINOTask,
     "attention": GLoRITask,
@@ -42,7 +43,7 @@ OVERRIDES = {
 
 
 def test_every_yaml_is_known_here():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *TASKS, "synthesize", "inpaint", "maps"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *STUDIES, *TASKS, "synthesize", "inpaint", "maps"}
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,20 @@ def test_the_findings_of_the_real_pipeline_are_the_real_archives(shared):
     targets = manifest.targets(config["findings"])
     assert (targets.nansum(0) >= 30).all()
     assert len(config["findings"]) >= 3
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_arguments_of_a_study_are_known(name):
+    from cxrsynth.study.arms import make_arm
+    from cxrsynth.study.study import study
+
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(study)
+    parser.parse_object(config)
+    assert {"real", "duplicates", "synthetic"} <= {make_arm(arm).name for arm in config["arms"]}
+    for section, task in (("model", ClassificationTask), ("data", CXRDataModule)):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(task, section)
+        fixed = {"findings": ["A"]} if section == "model" else {"manifest": "x"}
+        parser.parse_object({section: {**config["classification"][section], **fixed}})

@@ -28,6 +28,7 @@ ROOMS = [
     "run_folder",
     "stages",
     "pipeline",
+    "study",
     "commands",
     "cli",
     "__main__",

@@ -131,6 +131,8 @@ class CXRDataModule(L.LightningDataModule):
                 NaturalSampler(has, self.hparams["seed"], copies=self._shown(dataset)),
                 drop_last=len(dataset) >= self.batch_size,
             )
+        if max(self._copies.values(), default=1) > 1:
+            raise UserError("sampling is 'balanced', but copies shows images more than once; use natural sampling")
         sampler = BalancedSampler(has, dataset.manifest.healthy, self.hparams["healthy_share"], self.hparams["seed"])
         empty = [f for f, rows in zip(self.findings, sampler.rows, strict=True) if not len(rows)]
         if empty:
@@ -257,7 +259,7 @@ def read_copies(path: str | Path, train: Manifest) -> dict[str, int]:
         UserError: The table cannot be read, names an image that is not trained on, or leaves none.
     """
     try:
-        table = pd.read_csv(path, dtype={"image_id": str, "copies": "int64"})
+        table = pd.read_csv(path, dtype={"image_id": "str", "copies": "int64"})
         copies = dict(zip(table.image_id, table.copies, strict=True))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"copies {path} cannot be read ({error}); it needs the columns image_id and copies") from error

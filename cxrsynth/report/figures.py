@@ -98,6 +98,30 @@ def _curve(lines: dict[str, NDArray[np.float64]], limits: tuple[float, float]) -
     return _uri("image/svg+xml", content.getvalue().replace(b"'DejaVu Sans'", READER_FONTS))
 
 
+def few_shot(rows: list[dict[str, Any]]) -> str:
+    """Mean AUROC of each arm over the number of real positives, with intervals; arms differ by dash and marker."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    steps = list(dict.fromkeys(row["positives"] for row in rows))
+    dashes, markers = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1))), "osD^v*"
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        axes = figure.add_subplot(xlabel="real training images of each finding", ylabel="mean AUROC")
+        for number, arm in enumerate(arms):
+            points = [row for row in rows if row["arm"] == arm]
+            x = [steps.index(row["positives"]) + 0.06 * (number - len(arms) / 2) for row in points]
+            y = [row["estimate"] for row in points]
+            for place, row in zip(x, points, strict=True):
+                if row["low"] is not None:
+                    axes.plot([place, place], [row["low"], row["high"]], color=QUIET, linewidth=1)
+            style: Any = {"linestyle": dashes[number % 6], "marker": markers[number % 6], "linewidth": 1.4}
+            axes.plot(x, y, color=INK, markersize=4, label=points[0]["title"], **style)
+        axes.set_xticks(range(len(steps)), ["all" if step is None else str(step) for step in steps])
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _uri("image/svg+xml", content.getvalue().replace(b"'DejaVu Sans'", READER_FONTS))
+
+
 def _shrink(image: Array) -> Array:
     height, width = image.shape
     factor = min(1.0, LONGEST / max(height, width))

@@ -41,16 +41,7 @@ def write_report(run_folder: str | Path) -> Path:
     run = open_run(run_folder)
     summary = summarise(run)
     headline = answers.answers(summary)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {name: getattr(answers, name) for name in ("number", "signed", "percent", "listing")}
-    environment.globals |= {"interval": answers.interval, "axis": Axis}
-    page = environment.get_template("template.html.j2").render(
+    page = page_template("template.html.j2").render(
         **summary,
         answers=headline,
         gallery=galleries(run),
@@ -58,11 +49,25 @@ def write_report(run_folder: str | Path) -> Path:
         command=run.config.get("command"),
         config_text=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
         names={"arms": ARMS, "methods": METHODS, "metrics": METRICS, "judges": answers.JUDGES},
-        css=(HERE / "style.css").read_text("utf-8"),
     )
     write_json(run.path / "report.json", {"headline": [vars(answer) for answer in headline], **summary})
     write_text(run.path / "report.md", markdown(summary, headline))
     return write_text(run.path / "report.html", page)
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A template of this room with the filters and the style that every page uses."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {key: getattr(answers, key) for key in ("number", "signed", "percent", "listing")}
+    css = (HERE / "style.css").read_text("utf-8")
+    environment.globals |= {"interval": answers.interval, "axis": Axis, "css": css}
+    return environment.get_template(name)
 
 
 def markdown(summary: dict[str, Any], headline: list[Answer]) -> str:

@@ -305,5 +305,6 @@ def test_copies_decide_how_often_an_epoch_shows_an_image(patients, tmp_path):
     (tmp_path / "copies.csv").write_text("image_id,copies\n" + "".join(f"{i},0\n" for i in [first, second, *rest]))
     with pytest.raises(UserError, match="leaves no training image"):
         CXRDataModule(str(patients), size=16, copies=str(tmp_path / "copies.csv")).table("train")
+    (tmp_path / "copies.csv").write_text(f"image_id,copies\n{first},2\n")
     with pytest.raises(UserError, match="natural"):
-        CXRDataModule(str(patients), copies="copies.csv", sampling="balanced")
+        CXRDataModule(str(patients), copies=str(tmp_path / "copies.csv"), sampling="balanced").train_dataloader()

@@ -1,0 +1,148 @@
+"""Did the generator give training images back?
+
+An image is suspicious when its nearest training image is much nearer than the next ones: the ratio of the nearest
+distance to the mean of the following ones (Carlini et al. 2023, arXiv 2301.13188, section 4.2). What is much is not
+guessed at: the same ratio of real held-out images to the same training images, which cannot have been copied, tells how
+often it happens by chance (a conformal p value for each image).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from torch import Tensor
+from torch.nn import functional as F
+
+NEIGHBOURS = 10
+SIDE = 24  # pixels of the pictures that are compared
+ALPHA = 0.05
+TOLERATED = 0.15  # share of images at or below ALPHA that may be exceeded by chance and shared calibration
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What the test says.
+
+    Attributes:
+        p: `[n]`, of each image: the chance that a real held-out image is as near to a training image. NaN = untested.
+        nearest: `[n]`, number of its nearest training image; -1 = untested.
+        share: Share of the tested images with p at or below 0.05; 0.05 is what chance gives.
+        low: Lower 95 % limit of the share.
+        high: Upper limit.
+        memorised: Whether the lower limit is above 0.15.
+    """
+
+    p: Array
+    nearest: NDArray[np.int64]
+    share: float
+    low: float
+    high: float
+    memorised: bool
+
+
+def pictures(images: Tensor, region: Tensor | None = None) -> Array:
+    """Images as vectors of zero mean and unit length, so that tone does not count and copies lie at distance 0.
+
+    Args:
+        images: `[n, 1, S, S]`.
+        region: `[S, S]` bool: compare only what lies in it, at the resolution of its bounding box.
+
+    Returns:
+        `[n, d]`; a constant image is 0.
+    """
+    if region is not None:
+        rows, columns = region.any(1).nonzero().flatten(), region.any(0).nonzero().flatten()
+        top, bottom, left, right = (int(v) for v in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+        images = images[..., top:bottom, left:right]
+        region = region[top:bottom, left:right]
+    small = F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)[:, 0]
+    inside = torch.ones(SIDE, SIDE, dtype=torch.bool)
+    if region is not None:
+        inside = F.adaptive_max_pool2d(region.float()[None, None], SIDE)[0, 0] > 0
+    values = small[:, inside].double().numpy()
+    values = values - values.mean(axis=1, keepdims=True)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
+
+
+def nearness(queries: Array, training: Array, forbidden: NDArray[np.bool_]) -> tuple[Array, NDArray[np.int64]]:
+    """Distance to the nearest training image over the mean distance to the next ones.
+
+    Args:
+        queries: `[q, d]`.
+        training: `[n, d]`.
+        forbidden: Bool `[q, n]`: pairs that do not count (the source's own patient, kept by design).
+
+    Returns:
+        `[q]` in [0, 1], NaN where fewer than three training images count, and the nearest one's number `[q]`.
+    """
+    squared = np.maximum(2 - 2 * queries @ training.T, 0)
+    distance = np.where(forbidden, np.inf, np.sqrt(squared))
+    order = np.argsort(distance, axis=1)[:, : NEIGHBOURS + 1]
+    near = np.take_along_axis(distance, order, axis=1)
+    finite = np.isfinite(near)
+    rest = np.where(finite, near, 0)[:, 1:].sum(axis=1) / np.maximum(finite[:, 1:].sum(axis=1), 1)
+    enough = finite.sum(axis=1) >= 3
+    return np.where(enough, near[:, 0] / np.maximum(rest, 1e-12), np.nan), np.where(enough, order[:, 0], -1)
+
+
+def calibrated(ratios: Array, nearest: NDArray[np.int64], reference: Sequence[Array]) -> Copied:
+    """Compare the images' ratios with those of held-out images.
+
+    Args:
+        ratios: `[n]` from `nearness`.
+        nearest: `[n]` from `nearness`.
+        reference: For each image the held-out images' ratios at the same place.
+    """
+    p = np.full(len(ratios), np.nan)
+    for number, (ratio, others) in enumerate(zip(ratios, reference, strict=True)):
+        known = others[~np.isnan(others)]
+        if not np.isnan(ratio) and len(known):
+            p[number] = (1 + (known <= ratio).sum()) / (1 + len(known))
+    tested = p[~np.isnan(p)]
+    if not len(tested):
+        return Copied(p, nearest, float("nan"), float("nan"), float("nan"), False)
+    found = binomtest(int((tested <= ALPHA).sum()), len(tested))
+    limits = found.proportion_ci()
+    return Copied(p, nearest, float(found.statistic), float(limits.low), float(limits.high), limits.low > TOLERATED)
+
+
+def compare_images(
+    synthetic: Tensor,
+    training: Tensor,
+    held_out: Tensor,
+    owners: Sequence[str],
+    training_owners: Sequence[str],
+    regions: Tensor | None = None,
+) -> Copied:
+    """The test for whole images or, with regions, for what was painted.
+
+    Args:
+        synthetic: `[q, 1, S, S]`.
+        training: `[n, 1, S, S]`.
+        held_out: `[h, 1, S, S]`, of patients that nothing was trained on.
+        owners: Patient of each synthetic image's source; empty = none.
+        training_owners: Patient of each training image.
+        regions: Bool `[q, S, S]`, or None for whole images.
+    """
+    forbidden = np.array([[bool(a) and a == b for b in training_owners] for a in owners], bool)
+    nobody = np.zeros((len(held_out), len(training)), bool)
+    if regions is None:
+        vectors = pictures(training)
+        ratios, nearest = nearness(pictures(synthetic), vectors, forbidden)
+        reference = nearness(pictures(held_out), vectors, nobody)[0]
+        return calibrated(ratios, nearest, [reference] * len(ratios))
+    found, places = [], []
+    for image, region, own in zip(synthetic, regions, forbidden, strict=True):
+        if not region.any():
+            found.append((np.full(1, np.nan), np.full(1, -1)))
+            places.append(np.zeros(0))
+            continue
+        vectors = pictures(training, region)
+        found.append(nearness(pictures(image[None], region), vectors, own[None]))
+        places.append(nearness(pictures(held_out, region), vectors, nobody)[0])
+    return calibrated(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), places)
