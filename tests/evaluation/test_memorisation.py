@@ -1,0 +1,65 @@
+import numpy as np
+import torch
+
+from cxrsynth.evaluation.memorisation import compare_images, nearness, pictures
+
+
+def films(count: int, seed: int, size: int = 24) -> torch.Tensor:
+    """Smooth random films: all of one kind, no two alike."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 1, 6, 6, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear") * 0.6 + 0.2
+
+
+def test_copies_are_found_whatever_their_tone_and_new_images_are_not():
+    training, held_out = films(200, 0), films(100, 1)
+    owners = [f"p{n}" for n in range(200)]
+    fresh = compare_images(films(60, 2), training, held_out, [""] * 60, owners)
+    assert not fresh.memorised
+    assert fresh.share < 0.15
+    noise = 0.01 * torch.randn(60, 1, 24, 24, generator=torch.Generator().manual_seed(3))
+    copied = compare_images(0.8 * training[:60] + 0.1 + noise, training, held_out, [""] * 60, owners)
+    assert copied.memorised
+    assert copied.nearest.tolist() == list(range(60))
+    assert copied.share > 0.95
+
+
+def test_the_sources_own_patient_does_not_count():
+    training, held_out = films(200, 0), films(100, 1)
+    owners = [f"p{n}" for n in range(200)]
+    edited = compare_images(training[:60], training, held_out, owners[:60], owners)
+    assert not edited.memorised
+    assert all(nearest != number for number, nearest in enumerate(edited.nearest))
+
+
+def test_a_copied_lesion_is_found_in_an_own_surrounding():
+    training, held_out = films(150, 0), films(80, 1)
+    region = torch.zeros(24, 24, dtype=torch.bool)
+    region[6:16, 8:18] = True
+    made = films(40, 2)
+    pasted = torch.where(region, training[:40], made)
+    arguments = (training, held_out, [""] * 40, [f"p{n}" for n in range(150)])
+    regions = region.expand(40, 24, 24)
+    assert not compare_images(pasted, *arguments).memorised
+    assert compare_images(pasted, *arguments, regions).memorised
+    assert not compare_images(made, *arguments, regions).memorised
+    untested = compare_images(pasted[:1], training, held_out, [""], arguments[3], torch.zeros(1, 24, 24, dtype=bool))
+    assert np.isnan(untested.share)
+
+
+def test_p_values_of_new_images_are_uniform():
+    training, held_out = films(150, 0), films(200, 1)
+    p = compare_images(films(200, 5), training, held_out, [""] * 200, [str(n) for n in range(150)]).p
+    assert abs(np.mean(p <= 0.05) - 0.05) < 0.05
+    assert abs(np.mean(p <= 0.5) - 0.5) < 0.12
+
+
+def test_nearness_is_a_ratio_of_distances():
+    training = np.array([[0.6, 0.8], [0.8, -0.6], [-1.0, 0.0], [0.0, 1.0]])
+    query = np.array([[1.0, 0.0]])
+    ratio, nearest = nearness(query, training, np.zeros((1, 4), bool))
+    distances = np.sort(np.linalg.norm(training - query, axis=1))
+    np.testing.assert_allclose(ratio[0], distances[0] / distances[1:].mean())
+    assert nearest[0] == 1
+    assert np.isnan(nearness(query, training, np.array([[True, True, False, False]]))[0][0])
+    assert pictures(torch.full((1, 1, 9, 9), 0.5)).tolist() == [[0.0] * 576]
