@@ -43,7 +43,14 @@ OVERRIDES = {
 
 
 def test_every_yaml_is_known_here():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*PIPELINES, *STUDIES, *TASKS, "synthesize", "inpaint", "maps"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
+        *PIPELINES,
+        *STUDIES,
+        *TASKS,
+        "synthesize",
+        "inpaint",
+        "maps",
+    }
 
 
 @pytest.fixture(scope="module")
