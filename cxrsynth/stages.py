@@ -25,6 +25,7 @@ from cxrsynth.evaluation.judges import score_effects
 from cxrsynth.evaluation.predictions import predict_split, write_predictions
 from cxrsynth.files import write_bytes, write_text
 from cxrsynth.inpainting.task import InpaintingTask
+from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.precision import trainer_precision
 from cxrsynth.report import write_report
 from cxrsynth.run_folder import Figures, Run, Stage
@@ -238,6 +239,12 @@ def _made(run: Run) -> list[Path]:
     return made + sorted(p for kind in ("images", "regions", "maps") for p in (run.folder / kind).glob("*.png"))
 
 
+def _start(run: Run) -> list[Path]:
+    """The inpainter that the training starts from, if any."""
+    start = run.config["inpainting"]["model"].get("start")
+    return [] if start is None else [find_inpainter(start)]
+
+
 def _checkpoint(name: str) -> str:
     return f"checkpoints/{name}.ckpt"
 
@@ -286,6 +293,7 @@ STAGES = (
         _in(_checkpoint("inpainting")),
         ("inpainting", *ARCHIVE),
         ("localisation",),
+        inputs=_start,
     ),
     Stage("plan", "who gets which finding from whom", _plan, _in("plan.csv"), ("plan", *ARCHIVE), ("split",)),
     Stage(

@@ -29,14 +29,21 @@ STAGES = {
     "classification": ClassificationTask,
 }
 # Trained apart: the pipelines use the weights of the package, and an inpainter that follows maps and findings.
-TASKS = {**STAGES, "anatomy": SegmentationTask, "inpainting_guided": InpaintingTask, "autoencoder": AutoencoderTask}
+GUIDED = ("inpainting_guided", "inpainting_nih", "inpainting_new_finding")
+TASKS = {
+    **STAGES,
+    "anatomy": SegmentationTask,
+    "autoencoder": AutoencoderTask,
+    **{name: InpaintingTask for name in GUIDED},
+}
+SMALL_GUIDED = {"size": 32, "channels": [16, 32, 32], "head_channels": 16, "vocabulary": 300, "start": None}
 SMALL_VIT = {"patch_size": 16, "dim": 32, "depth": 2, "num_heads": 2}
 OVERRIDES = {
     "encoder": {**SMALL_VIT, "image_size": 64, "local_size": 32, "prototypes": 16, "head_hidden": 16, "bottleneck": 8},
     "attention": {"encoder": None, "architecture": {**SMALL_VIT, "image_size": 64}, "image_size": 64, "blocks": 2},
     "inpainting": {"size": 32, "channels": [16, 32, 32]},
     "classification": {"network": "compact"},
-    "inpainting_guided": {"size": 32, "channels": [16, 32, 32], "head_channels": 16, "vocabulary": 300},
+    **{name: {**SMALL_GUIDED, "findings": ["Effusion", "Nodule"]} for name in GUIDED},
     "anatomy": {"size": 64, "channels": [4, 8]},
     "autoencoder": {"size": 32, "channels": [8, 16], "norm_groups": 4},
 }
@@ -79,6 +86,8 @@ def test_a_task_trains_from_its_yaml(name, archive, maps, tmp_path, monkeypatch)
     config["data"]["init_args"] |= {"manifest": str(archive), "size": 64, "batch_size": 4, "num_workers": 0}
     if config["data"]["init_args"].get("maps", "masks") != "masks":
         config["data"]["init_args"]["maps"] = str(maps)
+    if name in GUIDED:
+        config["data"]["init_args"]["findings"] = config["model"]["init_args"]["findings"]
     if name == "anatomy":
         config["data"]["init_args"]["extra_manifest"] = None
     if config["trainer"].get("val_check_interval"):

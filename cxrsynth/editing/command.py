@@ -9,12 +9,15 @@ from cxrsynth.editing.edit import Edited, edit
 from cxrsynth.editing.source import check_suffix
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file, write_json
+from cxrsynth.inpainting.weights_file import SHIPPED
+
+DEFAULT = "nih"
 
 
 def inpaint(
-    checkpoint: str,
     image: str,
     out: str,
+    checkpoint: str = DEFAULT,
     finding: str | None = None,
     mask: str | None = None,
     box: str | None = None,
@@ -41,10 +44,10 @@ def inpaint(
     Where to paint: mask, box, map_from or full; none of them = where the finding lies on average in training.
 
     Args:
-        checkpoint: An inpainting.ckpt.
         image: PNG, JPEG or DICOM, of any size, grey.
         out: The file to write: .png, in the image's size and depth, or for a DICOM image .dcm, a derived DICOM file.
             Beside it a .json file of the same name says how it was made.
+        checkpoint: An inpainter: nih or phantom, which come with the package, or the path of one.
         finding: What to show, or with remove what to take away; several with | between them. Synonyms are understood.
         mask: An image of the same size, white where to paint.
         box: x0,y0,x1,y1 in pixels of the image, half open.
@@ -97,7 +100,10 @@ def inpaint(
     save(edited, path, region_out)
     left, top, right, bottom = edited.record["region"]["box"]
     share = edited.record["region"]["pixels"] / edited.pixels.size
-    return f"{out}: {share:.1%} of the image painted, within columns {left} to {right} and rows {top} to {bottom}"
+    which = f" by the inpainter {checkpoint} that comes with the package" if checkpoint in SHIPPED else ""
+    return (
+        f"{out}: {share:.1%} of the image painted{which}, within columns {left} to {right} and rows {top} to {bottom}"
+    )
 
 
 def save(edited: Edited, out: Path, region_out: str | Path | None = None) -> dict[str, Any]:

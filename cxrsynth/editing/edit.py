@@ -23,6 +23,7 @@ from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.guidance import Weights
 from cxrsynth.inpainting.inpaint import paint
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
+from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.synthesis.task import load_attention
 
 
@@ -60,7 +61,7 @@ class Edited:
 def edit(
     image: str | Path | StoredImage | Pixels,
     *,
-    checkpoint: str | Path | InpaintingTask,
+    checkpoint: str | Path | InpaintingTask = "nih",
     finding: str | Sequence[str] | None = None,
     mask: str | Path | Pixels | None = None,
     box: Sequence[int] | None = None,
@@ -89,7 +90,8 @@ def edit(
     Args:
         image: A file (PNG, JPEG, DICOM), a `StoredImage`, or an array `[H, W]` (leading dimensions of 1 allowed): uint8
             or uint16 as stored, or floats in [0, 1]. What is given is not changed.
-        checkpoint: An `inpainting.ckpt`, or the task that `load_inpainter` gives.
+        checkpoint: `nih` or `phantom`, which come with the package, the path of an inpainter, or the task that
+            `load_inpainter` gives.
         finding: What to show, or what is removed; several with | between them or as a list. Synonyms are understood.
         mask: A file or an array of the image's size; pixels above half of its largest value are painted.
         box: x0, y0, x1, y1 in pixels of the image, half open.
@@ -230,7 +232,7 @@ def _load(checkpoint: str | Path | InpaintingTask, device: str) -> tuple[Inpaint
     if isinstance(checkpoint, InpaintingTask):
         return checkpoint.eval().to(device), {}
     task = load_inpainter(checkpoint, device)
-    return task, {"inpainting": sha256_file(checkpoint)}
+    return task, {"inpainting": sha256_file(find_inpainter(checkpoint))}
 
 
 def _load_attention(
@@ -240,7 +242,7 @@ def _load_attention(
         return attention.eval(), {}
     if attention is None and isinstance(checkpoint, InpaintingTask):
         raise UserError("map_from needs the disease queries: give attention, the path of an attention.ckpt")
-    path = Path(str(checkpoint)).with_name("attention.ckpt") if attention is None else Path(attention)
+    path = Path(attention) if attention else find_inpainter(str(checkpoint)).with_name("attention.ckpt")
     if not path.is_file():
         raise UserError(f"map_from needs the disease queries, and there is no {path}; give attention, or mask or box")
     return load_attention(str(path)), {"attention": sha256_file(path)}

@@ -16,6 +16,7 @@ from cxrsynth.editing.source import is_dicom
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file, write_json
 from cxrsynth.inpainting.task import load_inpainter
+from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.synthesis.provenance import recipe_hash
 from cxrsynth.synthesis.task import load_attention
 
@@ -27,7 +28,7 @@ class EditTask(L.LightningModule):
     gets a `.json` with `refused`, and the others go on. What is there already, made by the same request, is left alone.
 
     Args:
-        checkpoint: An inpainting.ckpt.
+        checkpoint: An inpainter: nih or phantom, which come with the package, or the path of one.
         out: The folder to write to.
         attention: An attention.ckpt, for rows with map_from; None = the one beside the inpainter's, if there is one.
         solver: See `edit`, as for the next three.
@@ -52,9 +53,9 @@ class EditTask(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Read the networks. Not in `__init__`, where they would take this task's hyperparameters for their own."""
         hp = self.hparams
-        beside = Path(hp["attention"] or Path(hp["checkpoint"]).with_name("attention.ckpt"))
+        beside = Path(hp["attention"] or find_inpainter(hp["checkpoint"]).with_name("attention.ckpt"))
         self.inpainter = load_inpainter(hp["checkpoint"])
-        self.checkpoints = {"inpainting": sha256_file(hp["checkpoint"])}
+        self.checkpoints = {"inpainting": sha256_file(find_inpainter(hp["checkpoint"]))}
         self.attention: GLoRITask | None = None
         if hp["attention"] or beside.is_file():
             self.attention = load_attention(str(beside))

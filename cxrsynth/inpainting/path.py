@@ -25,12 +25,16 @@ def straight_path(x0: Tensor, x1: Tensor, t: Tensor) -> PathSample:
     return PathSample((1 - time) * x0 + time * x1, x1 - x0)
 
 
-def flow_loss(velocity: Tensor, target: Tensor, region: Tensor) -> Tensor:
+def flow_loss(velocity: Tensor, target: Tensor, region: Tensor, balance: float = 0.0) -> Tensor:
     """Mean of `|r * (v - (x1 - x0))|^2` over the painted pixels of the batch, a scalar.
 
     Args:
         velocity: Predicted velocity, `[B, 1, H, W]`.
         target: True velocity, `[B, 1, H, W]`.
         region: r in {0, 1}, `[B, 1, H, W]`. An empty region gives 0.
+        balance: A painted pixel counts as its region's area to the power of -balance: 0 = every pixel alike, so that
+            whole images outweigh lesions many times over; 1 = every image alike.
     """
-    return (region * (velocity - target)).square().sum() / region.sum().clamp_min(1)
+    area = region.sum((1, 2, 3), keepdim=True).clamp_min(1)
+    weight = region * area**-balance
+    return (weight * (velocity - target).square()).sum() / weight.sum().clamp_min(1e-12)

@@ -78,6 +78,7 @@ class InpaintingTask(L.LightningModule):
         times: Distribution of the training times: uniform or logit_normal (see `draw_times`, also for the next two).
         time_mean: Of the logit.
         time_spread: Of the logit.
+        balance: Weight of small regions in the loss (see `flow_loss`).
         seed: Of the draws of training: regions, noise, times, what is forgotten, sentences. They depend on it and on
             the step alone, so that a resumed training equals one that was not cut off.
         solver: Of `inpaint`; as are `steps` and `guidance`.
@@ -129,6 +130,7 @@ class InpaintingTask(L.LightningModule):
         times: Times = "uniform",
         time_mean: float = 0.0,
         time_spread: float = 1.0,
+        balance: float = 0.0,
         seed: int = 0,
         solver: Solver = "midpoint",
         steps: int = 10,
@@ -339,7 +341,7 @@ class InpaintingTask(L.LightningModule):
         t = draw_times(len(image), hp["times"], hp["time_mean"], hp["time_spread"], generator).to(image.device)
         sample = straight_path(couple(image, region, noise), image, t)
         velocity = field(sample.x, t, region, examples.coordinates, condition)
-        return flow_loss(velocity, sample.target, region), velocity
+        return flow_loss(velocity, sample.target, region, hp["balance"]), velocity
 
 
 def load_inpainter(path: str | Path, device: str = "cpu") -> InpaintingTask:

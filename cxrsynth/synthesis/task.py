@@ -18,6 +18,7 @@ from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.inpaint import paint
 from cxrsynth.inpainting.task import load_inpainter
+from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.inpainting.window import windows_around
 from cxrsynth.synthesis.carrying import Carried, Rules, carry_group, check_rules, padded
 from cxrsynth.synthesis.clock import Clock
@@ -132,7 +133,7 @@ class SynthesisTask(L.LightningModule):
                 f"{', '.join(known)}; train both for the same findings"
             )
         self.image_size: int = self.attention.hparams["image_size"]
-        self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(inpainting)}
+        self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(find_inpainter(inpainting))}
         if self.rules.limit != "none" or self.rules.min_dice > 0 or self.rules.pull != "all":
             self.checkpoints["segmenter"] = sha256_file(SHIPPED)
         settings = {k: v for k, v in self.hparams.items() if k not in PLACES}

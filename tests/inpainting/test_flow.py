@@ -50,6 +50,14 @@ def test_loss_is_the_mean_over_painted_pixels():
     assert flow_loss(v, u, torch.zeros_like(r)) == 0
 
 
+def test_a_balanced_loss_is_the_mean_over_images():
+    v, u, r = torch.randn(3, 1, 6, 6), torch.randn(3, 1, 6, 6), binary(3, 1, 6, 6)
+    r[0], r[1, ..., 0, 0] = 1, 1
+    r[2] = 0  # nothing is painted: it does not count
+    each = [((v[b] - u[b])[r[b] == 1] ** 2).mean() for b in range(2)]
+    torch.testing.assert_close(flow_loss(v, u, r, balance=1.0), torch.stack(each).mean())
+
+
 # dx/dt = x cos(t) has the solution x0 exp(sin t).
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
