@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from cxrsynth.data import CXRDataModule, Manifest
 from cxrsynth.data.phantom import write_phantom
 from cxrsynth.encoder import ViT
 from cxrsynth.encoder.task import DINOTask
+from cxrsynth.inpainting.distil import DistilTask
 from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.synthesis.task import SynthesisTask
 
@@ -35,6 +37,7 @@ TASKS = {
     "anatomy": SegmentationTask,
     "autoencoder": AutoencoderTask,
     **{name: InpaintingTask for name in GUIDED},
+    "inpainting_few_steps": DistilTask,
 }
 SMALL_GUIDED = {"size": 32, "channels": [16, 32, 32], "head_channels": 16, "vocabulary": 300, "start": None}
 SMALL_VIT = {"patch_size": 16, "dim": 32, "depth": 2, "num_heads": 2}
@@ -44,6 +47,7 @@ OVERRIDES = {
     "inpainting": {"size": 32, "channels": [16, 32, 32]},
     "classification": {"network": "compact"},
     **{name: {**SMALL_GUIDED, "findings": ["Effusion", "Nodule"]} for name in GUIDED},
+    "inpainting_few_steps": {"batch": 4},
     "anatomy": {"size": 64, "channels": [4, 8]},
     "autoencoder": {"size": 32, "channels": [8, 16], "norm_groups": 4},
 }
@@ -79,8 +83,19 @@ def maps(archive, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """An inpainter that was not trained."""
+    config = yaml.safe_load((CONFIGS / "inpainting.yaml").read_text())["model"]["init_args"]
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(InpaintingTask(**{**config, **OVERRIDES["inpainting"]}))
+    path = tmp_path_factory.mktemp("teacher") / "inpainting.ckpt"
+    trainer.save_checkpoint(path, weights_only=True)
+    return path
+
+
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_trains_from_its_yaml(name, archive, maps, tmp_path, monkeypatch):
+def test_a_task_trains_from_its_yaml(name, archive, maps, teacher, tmp_path, monkeypatch):
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     config["model"]["init_args"] |= OVERRIDES[name]
     config["data"]["init_args"] |= {"manifest": str(archive), "size": 64, "batch_size": 4, "num_workers": 0}
@@ -88,6 +103,8 @@ def test_a_task_trains_from_its_yaml(name, archive, maps, tmp_path, monkeypatch)
         config["data"]["init_args"]["maps"] = str(maps)
     if name in GUIDED:
         config["data"]["init_args"]["findings"] = config["model"]["init_args"]["findings"]
+    if name == "inpainting_few_steps":
+        config["model"]["init_args"]["teacher"] = str(teacher)
     if name == "anatomy":
         config["data"]["init_args"]["extra_manifest"] = None
     if config["trainer"].get("val_check_interval"):

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import FIELDS, Condition, check_fields
+from cxrsynth.inpainting.embedder import Embedded
+from cxrsynth.inpainting.flow_map import FlowMap
 from cxrsynth.inpainting.velocity import VelocityField
 
 Baseline = Literal["unknown", "none"]
@@ -61,16 +63,28 @@ class Guided:
         self.regions, self.places = (torch.cat([part] * len(terms)) for part in (region, coordinates))
         self.coordinates = coordinates
 
-    def __call__(self, x: Tensor, t: float) -> Tensor:
-        """Velocity `[B, 1, H, W]` at the state `x` `[B, 1, H, W]` and the time t in [0, 1]."""
+    def __call__(self, x: Tensor, t: float, until: float | None = None) -> Tensor:
+        """Velocity `[B, 1, H, W]` at the state `x` `[B, 1, H, W]` and the time t in [0, 1].
+
+        With `until`, the mean velocity from t to that time, which only a `FlowMap` knows.
+        """
         low, high = self.interval
         count = len(self.coefficients)
         if count == 1 or not low <= t <= high:
-            return self.field(x, x.new_full((len(x),), t), self.region, self.coordinates, self.plain)
-        times = x.new_full((count * len(x),), t)
-        parts = self.field(torch.cat([x] * count), times, self.regions, self.places, self.every).chunk(count)
+            return self._ask(x, t, until, self.region, self.coordinates, self.plain)
+        parts = self._ask(torch.cat([x] * count), t, until, self.regions, self.places, self.every).chunk(count)
         guided = sum((c * part for c, part in zip(self.coefficients, parts, strict=True)), torch.zeros_like(x))
         return self._rescaled(x, t, guided, parts[-1]) if self.rescale else guided
+
+    def _ask(
+        self, x: Tensor, t: float, until: float | None, region: Tensor, coordinates: Tensor, told: Condition | Embedded
+    ) -> Tensor:
+        times = x.new_full((len(x),), t)
+        if until is None:
+            return self.field(x, times, region, coordinates, told)
+        if not isinstance(self.field, FlowMap):
+            raise UserError("solver is 'jump', but this inpainter was not distilled for it; choose midpoint")
+        return self.field(x, times, region, coordinates, told, x.new_full((len(x),), until))
 
     def _rescaled(self, x: Tensor, t: float, guided: Tensor, plain: Tensor) -> Tensor:
         if t >= 1:

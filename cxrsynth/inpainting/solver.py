@@ -1,6 +1,6 @@
 """Integration of `dx/dt = v(x, t)` from t = 0 to t = 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cxrsynth.errors import UserError
 
-Velocity = Callable[[Tensor, float], Tensor]
-Solver = Literal["euler", "midpoint", "heun", "rk4", "dopri5"]
+Velocity = Callable[..., Tensor]
+Solver = Literal["euler", "midpoint", "heun", "rk4", "dopri5", "jump"]
 
 
 def _euler(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
@@ -34,7 +34,11 @@ def _rk4(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
     return x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
-_STEPS = {"euler": _euler, "midpoint": _midpoint, "heun": _heun, "rk4": _rk4}
+def _jump(v: Velocity, x: Tensor, t: float, h: float) -> Tensor:
+    return x + h * v(x, t, t + h)
+
+
+_STEPS = {"euler": _euler, "midpoint": _midpoint, "heun": _heun, "rk4": _rk4, "jump": _jump}
 
 
 def integrate(
@@ -49,10 +53,12 @@ def integrate(
     """Follow the velocity from `x0` at t = `start` to t = 1.
 
     Args:
-        velocity: `v(x, t)` for `x` shaped like `x0` and a float t in [0, 1].
+        velocity: `v(x, t)` for `x` shaped like `x0` and a float t in [0, 1]; for `jump` the mean velocity
+            `u(x, t, end of the step)`.
         x0: Start, any shape.
-        solver: `euler` (order 1), `midpoint` and `heun` (order 2), `rk4` (order 4), or `dopri5` (adaptive, needs the
-            package torchdiffeq; `steps` and `warp` are not used).
+        solver: `euler` (order 1), `midpoint` and `heun` (order 2), `rk4` (order 4), `dopri5` (adaptive, needs the
+            package torchdiffeq; `steps` and `warp` are not used), or `jump` for a field that knows its steps' ends
+            (see `FlowMap`).
         steps: Number of steps, at least 1.
         warp: The grid is `t = 1 - (1 - start) * (1 - i / steps) ** warp`: 1 = equal steps, above 1 = finer towards
             t = 1, where the velocity changes fastest (there it tells the last of the noise from the image).
@@ -74,11 +80,21 @@ def integrate(
         raise UserError(f"start is {start}; give a time in [0, 1]")
     if solver == "dopri5":
         return _dopri5(velocity, x0, start)
+    x = x0
+    for _, x in follow(velocity, x0, solver=solver, steps=steps, warp=warp, start=start):  # noqa: B007
+        pass
+    return x
+
+
+def follow(
+    velocity: Velocity, x0: Tensor, *, solver: Solver, steps: int, warp: float, start: float
+) -> Iterator[tuple[float, Tensor]]:
+    """Time and state after each step of `integrate`, for solvers with steps."""
     grid = [1 - (1 - start) * (1 - i / steps) ** warp for i in range(steps + 1)]
     step, x = _STEPS[solver], x0
     for now, end in pairwise(grid):
         x = step(velocity, x, now, end - now)
-    return x
+        yield end, x
 
 
 def _dopri5(velocity: Velocity, x0: Tensor, start: float) -> Tensor:

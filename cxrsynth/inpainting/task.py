@@ -19,6 +19,7 @@ from cxrsynth.inpainting.condition import Condition, check_fields
 from cxrsynth.inpainting.coupling import couple
 from cxrsynth.inpainting.ema import ExponentialMovingAverage
 from cxrsynth.inpainting.examples import Examples, draw_examples
+from cxrsynth.inpainting.flow_map import FlowMap
 from cxrsynth.inpainting.guidance import check_guidance
 from cxrsynth.inpainting.inpaint import inpaint
 from cxrsynth.inpainting.networks import build_field, build_text, pretrained_vocabulary
@@ -81,6 +82,7 @@ class InpaintingTask(L.LightningModule):
         balance: Weight of small regions in the loss (see `flow_loss`).
         seed: Of the draws of training: regions, noise, times, what is forgotten, sentences. They depend on it and on
             the step alone, so that a resumed training equals one that was not cut off.
+        jumps: A few-step student (see `FlowMap`), which `DistilTask` trains.
         solver: Of `inpaint`; as are `steps` and `guidance`.
         steps: Of the solver.
         guidance: Weight of classifier-free guidance, or one by field.
@@ -132,6 +134,7 @@ class InpaintingTask(L.LightningModule):
         time_spread: float = 1.0,
         balance: float = 0.0,
         seed: int = 0,
+        jumps: bool = False,
         solver: Solver = "midpoint",
         steps: int = 10,
         guidance: float | dict[str, float] = 2.0,
@@ -153,7 +156,7 @@ class InpaintingTask(L.LightningModule):
             limit=text_limit,
             tuning=text_tuning,
         )
-        self.velocity = build_field(
+        field = build_field(
             network,
             len(findings),
             size=size,
@@ -172,6 +175,7 @@ class InpaintingTask(L.LightningModule):
             text=text,
             recompute=recompute,
         )
+        self.velocity = FlowMap(field) if jumps else field
         self.average = ExponentialMovingAverage(self.velocity, ema_decay)
         self.average_maps = AverageMaps(len(findings))
         self.teller = Teller(tuple(findings), tuple(views), None, written, seed)
@@ -186,8 +190,9 @@ class InpaintingTask(L.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         data = data if isinstance(data, CXRDataModule) else None
         if self.hparams["start"] is not None:
-            self._start(load_inpainter(self.hparams["start"]), data)
+            self._start(load_inpainter(self.hparams["start"]))
         if data is not None:
+            self._refuse_leaks([*data.table("val")["patient_id"], *data.table("test")["patient_id"]])
             self.patients = sorted({*self.patients, *digests(data.table("train")["patient_id"])})
         if "text" in self.hparams["fields"] and self.teller.vocabulary is None:
             reports = [] if data is None else data.table("train")["text"].tolist()
@@ -195,14 +200,15 @@ class InpaintingTask(L.LightningModule):
             learned = Vocabulary.train(texts, self.hparams["vocabulary"], self.hparams["text_limit"])
             self.teller = replace(self.teller, vocabulary=learned)
 
-    def _start(self, known: "InpaintingTask", data: CXRDataModule | None) -> None:
-        held_out = [] if data is None else [*data.table("val")["patient_id"], *data.table("test")["patient_id"]]
-        leaks = set(digests(held_out)) & set(known.patients)
+    def _refuse_leaks(self, held_out: Sequence[str]) -> None:
+        leaks = set(digests(held_out)) & set(self.patients)
         if leaks:
             raise UserError(
-                f"start was trained on {len(leaks)} patients that are now in val or test; split them as it did, take "
-                "another archive, or leave start out"
+                f"start or teacher was trained on {len(leaks)} patients that are now in val or test; split them as it "
+                "did, or take another archive"
             )
+
+    def _start(self, known: "InpaintingTask") -> None:
         names, old = self.teller.findings, known.teller.findings
         fresh = take_over(self.velocity, known.average.module.state_dict(), names, old)
         self.average.module.load_state_dict(self.velocity.state_dict())
@@ -240,15 +246,18 @@ class InpaintingTask(L.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Loss of a batch of the datamodule: `image`, `target`, `map`, `finding` and what `Teller` uses."""
-        hp = self.hparams
-        seed = place_seed(hp["seed"], self.current_epoch, batch_idx, self.global_rank)
-        generator = torch.Generator().manual_seed(seed)
+        hp, generator = self.hparams, self.chance(batch_idx)
         examples = self.draw(batch, generator, hp["jitter"], self.current_epoch)
         self.average_maps.add(batch["map"], batch["finding"])
         condition = examples.condition.dropped(hp["drop_all"], hp["drop_each"], generator, hp["drop"])
         loss, _ = self._loss(self.velocity, examples, condition, generator)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(examples.image))
         return loss
+
+    def chance(self, batch_idx: int) -> torch.Generator:
+        """All chance of a training step: it comes from the seed and the place in the training."""
+        seed = place_seed(self.hparams["seed"], self.current_epoch, batch_idx, self.global_rank)
+        return torch.Generator().manual_seed(seed)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the average after each step."""
@@ -315,7 +324,7 @@ class InpaintingTask(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
         hp = self.hparams
-        text = [p for name, p in self.velocity.named_parameters() if name.startswith("embed.text.encoder.model.")]
+        text = [p for name, p in self.velocity.named_parameters() if "embed.text.encoder.model." in name]
         chosen = {id(p) for p in text}
         groups = [
             {"params": [p for p in self.velocity.parameters() if p.requires_grad and id(p) not in chosen]},
