@@ -21,6 +21,7 @@ from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file, write_json, write_text
 from cxrsynth.run_folder import Run, Stage
 from cxrsynth.stages import STAGES
+from cxrsynth.synthesis.scorer import check_networks
 
 
 def run(
@@ -32,6 +33,7 @@ def run(
     plan: dict[str, Any],
     synthesis: dict[str, Any],
     classification: dict[str, Any],
+    scorer: dict[str, Any] | None = None,
     manifest: str | None = None,
     phantom: dict[str, Any] | None = None,
     views: list[str] | None = None,
@@ -53,8 +55,11 @@ def run(
         attention: The same of the GLoRI task.
         inpainting: The same of the inpainting task.
         plan: Arguments of `cxrsynth.synthesis.plan.make_plan`.
-        synthesis: Arguments of `cxrsynth.synthesis.task.SynthesisTask`.
+        synthesis: `model`, `data` and `trainer` arguments of the synthesis task, and `selection`, those of
+            `cxrsynth.synthesis.selection.Selection`.
         classification: `model`, `data` and `trainer` arguments of the classification task, trained twice.
+        scorer: The same of the classifier that selects images; another network than the classification's. Without it
+            every image is accepted.
         manifest: The archive's table. Without it a phantom archive is made inside the run folder.
         phantom: Arguments of `cxrsynth.data.phantom.write_phantom`.
         views: Keep only images of these views, for example [PA].
@@ -83,6 +88,8 @@ def run(
         raise UserError(f"manifest {manifest} does not exist; give the path of an archive's CSV or Parquet table")
     else:
         config["phantom"] = None
+    if scorer is not None:
+        check_networks(*(section["model"].get("network", "efficientnet-b4") for section in (scorer, classification)))
     torch.set_num_threads(threads)
     quieten()
     _write_config(folder, config)

@@ -30,7 +30,10 @@ from cxrsynth.precision import trainer_precision
 from cxrsynth.report import write_report
 from cxrsynth.run_folder import Figures, Run, Stage
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
+from cxrsynth.synthesis.outputs import TABLES as SYNTHESIS_TABLES
 from cxrsynth.synthesis.plan import make_plan, write_plan
+from cxrsynth.synthesis.scorer import check_independent
+from cxrsynth.synthesis.selection import LIMITS_FILE, Selection
 from cxrsynth.synthesis.task import SynthesisTask
 from cxrsynth.synthesis.writer import SynthesisWriter
 
@@ -47,6 +50,7 @@ def fit(
     model: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     monitor: str | None = None,
+    seed: int | None = None,
 ) -> Figures:
     """Train one task through LightningCLI and keep its best (by `monitor`, highest) or last checkpoint.
 
@@ -69,7 +73,7 @@ def fit(
         CXRDataModule,
         run=False,
         save_config_callback=None,
-        seed_everything_default=run.config["seed"],
+        seed_everything_default=run.config["seed"] if seed is None else seed,
         trainer_defaults={
             "callbacks": callbacks,
             "logger": {"class_path": LOGGER, "init_args": {"save_dir": str(logs), "name": "", "version": attempt}},
@@ -144,6 +148,17 @@ def _inpainting(run: Run, fingerprint: str) -> Figures:
     return fit(run, "inpainting", fingerprint, InpaintingTask, model={"findings": run.findings}, data=data)
 
 
+def _scorer(run: Run, fingerprint: str) -> Figures:
+    """A classifier of another architecture and seed than the judge's, to select the images by."""
+    if run.config["scorer"] is None:
+        return {}
+    seed = run.config["seed"] + 1
+    model = {"findings": run.findings}
+    return fit(
+        run, "scorer", fingerprint, ClassificationTask, model=model, data={"seed": seed}, monitor="val/auroc", seed=seed
+    )
+
+
 def _plan(run: Run, fingerprint: str) -> Figures:
     plan = make_plan(
         run.manifest(),
@@ -177,15 +192,26 @@ def _synthesis(run: Run, fingerprint: str) -> Figures:
     )
     trainer = L.Trainer(
         **settings["trainer"],
-        callbacks=[SynthesisWriter(str(run.folder)), progress("synthesis")],
+        callbacks=[SynthesisWriter(str(run.folder), selection=_selection(run)), progress("synthesis")],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     trainer.predict(task, datamodule=data, return_predictions=False)
-    lines = (run.folder / "provenance.jsonl").read_text().splitlines()
-    return {"made": len(lines), "refused": len(pd.read_csv(run.folder / "refused.csv"))}
+    made, refused = (pd.read_csv(run.folder / name) for name in ("synthetic_all.csv", "refused.csv"))
+    return {"made": len(made), "accepted": len(pd.read_csv(run.folder / "synthetic.csv")), "refused": len(refused)}
+
+
+def _selection(run: Run) -> Selection | None:
+    if run.config["scorer"] is None:
+        return None
+    return Selection(
+        scorer=str(run.checkpoint("scorer")),
+        splits=str(run.folder / "splits.csv"),
+        maps=str(run.maps_file),
+        **{"seed": run.config["seed"], **run.config["synthesis"].get("selection", {})},
+    )
 
 
 def _classification(run: Run, fingerprint: str) -> Figures:
@@ -216,7 +242,9 @@ def _classify(run: Run, fingerprint: str, name: str, data: dict[str, Any], arm: 
 
 
 def _effects(run: Run, fingerprint: str) -> Figures:
-    """Scores of each result and its source by judges that never saw a synthetic image."""
+    """Scores of each result and its source by judges that never saw a synthetic image, nor chose one."""
+    if run.config["scorer"] is not None:
+        check_independent(run.checkpoint("scorer"), run.checkpoint("classification"))
     size = run.config["classification"]["data"]["size"]
     rows = score_effects(run.folder, run.manifest(), run.checkpoint("classification"), size)
     write_text(run.folder / "study" / "effects.csv", rows.to_csv(index=False, lineterminator="\n"))
@@ -235,7 +263,9 @@ def _in(*names: str) -> Callable[[Run], list[Path]]:
 
 def _made(run: Run) -> list[Path]:
     """What synthesis writes; the images themselves are hashed in their provenance."""
-    made = [run.folder / name for name in ("provenance.jsonl", "refused.csv", "synthetic.csv")]
+    made = [run.folder / name for name in SYNTHESIS_TABLES]
+    if run.config["scorer"] is not None:
+        made += [run.folder / name for name in ("scores.csv", LIMITS_FILE)]
     return made + sorted(p for kind in ("images", "regions", "maps") for p in (run.folder / kind).glob("*.png"))
 
 
@@ -295,6 +325,14 @@ STAGES = (
         ("localisation",),
         inputs=_start,
     ),
+    Stage(
+        "scorer",
+        "training a classifier that selects the images",
+        _scorer,
+        lambda run: [run.checkpoint("scorer")] if run.config["scorer"] else [],
+        ("scorer", *ARCHIVE),
+        ("split",),
+    ),
     Stage("plan", "who gets which finding from whom", _plan, _in("plan.csv"), ("plan", *ARCHIVE), ("split",)),
     Stage(
         "synthesis",
@@ -302,7 +340,7 @@ STAGES = (
         _synthesis,
         _made,
         ("synthesis", "limit", *ARCHIVE),
-        ("plan", "attention", "inpainting"),
+        ("plan", "attention", "localisation", "inpainting", "scorer"),
     ),
     Stage(
         "classification",
@@ -326,7 +364,7 @@ STAGES = (
         _effects,
         _in("study/effects.csv"),
         ("classification",),
-        ("synthesis", "classification"),
+        ("synthesis", "scorer", "classification"),
     ),
     Stage(
         "report",

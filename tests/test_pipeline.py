@@ -16,7 +16,7 @@ from cxrsynth.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [
-    *("archive", "split", "encoder", "attention", "localisation", "inpainting", "plan"),
+    *("archive", "split", "encoder", "attention", "localisation", "inpainting", "scorer", "plan"),
     *("synthesis", "classification", "classification_synthetic", "effects", "report"),
 ]
 
@@ -29,7 +29,7 @@ def tiny(folder: Path) -> str:
     config["encoder"]["model"] |= {"image_size": 64, "local_size": 32, "prototypes": 16}
     config["attention"]["model"] |= {"image_size": 64}
     config["inpainting"]["model"] |= {"size": 32, "channels": [16, 32, 32]}
-    for section in ("encoder", "attention", "inpainting", "classification"):
+    for section in ("encoder", "attention", "inpainting", "classification", "scorer"):
         config[section]["data"] |= {"size": 64, "batch_size": 8}
         config[section]["trainer"] = {"max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
     config["plan"] = {"count": 6, "group_size": 4}
@@ -50,7 +50,7 @@ def test_the_run_folder_holds_what_the_design_says(run):
     names = ["config.yaml", "splits.csv", "plan.csv", "provenance.jsonl", "refused.csv", "report.html", "report.json"]
     assert all((run / name).is_file() for name in names)
     checkpoints = {path.stem for path in (run / "checkpoints").iterdir()}
-    assert checkpoints == {"encoder", "attention", "inpainting", "classification", "classification_synthetic"}
+    assert checkpoints == {"encoder", "attention", "inpainting", "scorer", "classification", "classification_synthetic"}
     assert {path.stem for path in (run / "stages").glob("*.json")} == set(STAGES)
 
 
@@ -72,7 +72,7 @@ def test_no_synthetic_image_and_no_source_leaves_the_training_patients(run):
 
 
 def test_both_classifiers_take_the_same_number_of_steps(run):
-    steps = [json.loads((run / "stages" / f"{name}.json").read_text())["figures"]["steps"] for name in STAGES[8:10]]
+    steps = [json.loads((run / "stages" / f"{name}.json").read_text())["figures"]["steps"] for name in STAGES[9:11]]
     assert steps == [4, 4]
 
 

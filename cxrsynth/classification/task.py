@@ -10,8 +10,11 @@ from torch import Tensor
 from cxrsynth.classification.compact import CompactNet
 from cxrsynth.classification.efficientnet import EfficientNet
 from cxrsynth.classification.pretrained import load_pretrained
+from cxrsynth.classification.residual import ResidualNet
 from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy, focal_loss, mix
 from cxrsynth.errors import UserError
+
+SMALL: dict[str, type[CompactNet] | type[ResidualNet]] = {"compact": CompactNet, "residual": ResidualNet}
 
 
 class ClassificationTask(L.LightningModule):
@@ -19,7 +22,7 @@ class ClassificationTask(L.LightningModule):
 
     Args:
         findings: Names of the outputs, in the order of the targets.
-        network: "efficientnet-b0" to "efficientnet-b7", or "compact" for runs of minutes on a CPU.
+        network: "efficientnet-b0" to "efficientnet-b7"; "compact" or "residual" for runs of minutes on a CPU.
         weights: Local pretrained file (see `load_pretrained`), or None to train from scratch.
         lr: Learning rate; the highest one under "one_cycle".
         schedule: "plateau" lowers the rate when the validation loss stalls (needs validation data); "one_cycle" rises
@@ -64,11 +67,11 @@ class ClassificationTask(L.LightningModule):
             raise UserError(f"focal is {focal} and mixup {mixup}; give 0 for none, or a positive number")
         self.save_hyperparameters()
         self.findings = list(findings)
-        self.net: EfficientNet | CompactNet
-        if network == "compact":
+        self.net: EfficientNet | CompactNet | ResidualNet
+        if network in SMALL:
             if weights is not None:
-                raise UserError(f"weights is {weights!r}, but there are no published weights for network compact")
-            self.net = CompactNet(len(findings))
+                raise UserError(f"weights is {weights!r}, but there are no published weights for network {network}")
+            self.net = SMALL[network](len(findings))
         else:
             self.net = EfficientNet(
                 network, len(findings), batch_norm_momentum=batch_norm_momentum, drop_connect=drop_connect

@@ -15,6 +15,10 @@ from cxrsynth.files import write_atomic, write_text
 from cxrsynth.synthesis.detection import Part, coco_annotation, coco_image, parts_of, yolo_box, yolo_polygon
 
 ABOUT_SOURCE = ("patient_id", "view", "sex", "age", "site")
+TABLES = (
+    *("provenance.jsonl", "provenance.parquet", "refused.csv", "synthetic.csv", "synthetic_all.csv"),
+    *("boxes.csv", "masks.csv", "coco.json", "yolo.txt", "yolo.yaml"),
+)
 Record = dict[str, Any]
 
 
@@ -127,14 +131,7 @@ def _marked(record: Record, parts: list[Part]) -> Iterator[tuple[str, Part]]:
 def _write_manifest(path: Path, records: Sequence[Record], archive: pd.DataFrame) -> Path:
     source, about = archive.set_index("image_id"), list(ABOUT_SOURCE)
     rows = [
-        (
-            r["id"],
-            r["image"],
-            r.get("findings", r["finding"]),
-            r["source_id"],
-            r["exemplar_id"],
-            *source.loc[r["source_id"], about],
-        )
+        (r["id"], r["image"], labels_of(r), r["source_id"], r["exemplar_id"], *source.loc[r["source_id"], about])
         for r in records
     ]
     return _write_table(path, rows, ("image_id", "path", "labels", "source_id", "exemplar_id", *ABOUT_SOURCE))

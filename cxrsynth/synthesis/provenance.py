@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from cxrsynth.files import sha256_file, write_text
+from cxrsynth.synthesis.selection import CHECKS, read_verdict
 
 RECORDS = "provenance"
 FOLDERS = ("images", "regions", "maps", RECORDS)
-REFUSED = ("id", "source_id", "exemplar_id", "finding", "refused")
+REFUSED = ("id", "source_id", "exemplar_id", "finding", "refused", "check", "score", "limit")
 
 
 def recipe_hash(settings: dict[str, Any]) -> str:
@@ -40,20 +41,43 @@ def is_made(folder: Path, row: dict[str, Any], recipe: str) -> bool:
     return all(p.is_file() and sha256_file(p) == record.get(f"{name}_sha256") for name, p in files.items())
 
 
-def gather(folder: Path, plan: pd.DataFrame) -> list[dict[str, Any]]:
-    """Write provenance.jsonl and refused.csv from the records of a plan, sorted by id.
+def made_records(folder: Path, plan: pd.DataFrame) -> list[dict[str, Any]]:
+    """The records of a plan's rows, sorted by id, as the ranks wrote them; refused rows are among them."""
+    paths = [folder / RECORDS / f"{name}.json" for name in sorted(plan["id"])]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+
+
+def gather(folder: Path, plan: pd.DataFrame, selected: bool = False) -> list[dict[str, Any]]:
+    """Write provenance.jsonl, refused.csv and, with a selection, scores.csv from the records of a plan, sorted by id.
+
+    Args:
+        folder: The run folder.
+        plan: The plan.
+        selected: Whether every image has a verdict of the selection, which becomes part of its record.
 
     Returns:
         The records of the images that were made.
     """
-    records = []
-    for name in sorted(plan["id"]):
-        path = folder / RECORDS / f"{name}.json"
-        if path.is_file():
-            records.append(json.loads(path.read_text()))
-    made = [r for r in records if "refused" not in r]
-    refused = [{name: r[name] for name in REFUSED} for r in records if "refused" in r]
+    made: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    for record in made_records(folder, plan):
+        if "refused" in record:
+            refused.append({"check": record["refused"].partition(":")[0], **record})
+            continue
+        verdict = read_verdict(folder, record["id"]) if selected else {}
+        made.append(
+            {**record, **{name: verdict[name] for name in ("scores", "accepted", "rejected") if name in verdict}}
+        )
+        if "rejected" in verdict:
+            refused.append({**record, **verdict, "refused": verdict["rejected"]})
     write_text(folder / "provenance.jsonl", "".join(json.dumps(r) + "\n" for r in made))
-    table = pd.DataFrame(refused, columns=list(REFUSED))
-    write_text(folder / "refused.csv", table.to_csv(index=False, lineterminator="\n"))
+    refused.sort(key=lambda record: record["id"])
+    _write_table(folder / "refused.csv", refused, REFUSED)
+    if selected:
+        scored = [{**r, **r["scores"]} for r in made]
+        _write_table(folder / "scores.csv", scored, ("id", "finding", *CHECKS, "nearest_lesion", "accepted"))
     return made
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Path:
+    return write_text(path, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, lineterminator="\n"))

@@ -8,12 +8,15 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import pandas as pd
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.reading import write_png
 from cxrsynth.files import sha256_file
 from cxrsynth.synthesis.outputs import write_outputs
-from cxrsynth.synthesis.provenance import gather, write_record
+from cxrsynth.synthesis.provenance import gather, made_records, write_record
+from cxrsynth.synthesis.selection import Selection
 from cxrsynth.synthesis.task import Made, Refused
 
 
@@ -26,11 +29,13 @@ class SynthesisWriter(BasePredictionWriter):
         out: The run folder.
         threads: That write.
         waiting: Images that may wait to be written; when there are more, painting waits.
+        selection: How images are selected once all are made; None accepts all.
     """
 
-    def __init__(self, out: str, threads: int = 2, waiting: int = 32) -> None:
+    def __init__(self, out: str, threads: int = 2, waiting: int = 32, selection: Selection | None = None) -> None:
         super().__init__(write_interval="batch")
         self.folder = Path(out)
+        self.selection = selection
         self.threads = threads
         self.waiting = waiting
         self._pool: ThreadPoolExecutor | None = None
@@ -67,9 +72,11 @@ class SynthesisWriter(BasePredictionWriter):
         if self._pool is not None:
             self._pool.shutdown()
         trainer.strategy.barrier()
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if self.selection is not None:
+            self._select(trainer, datamodule.plan, datamodule.manifest)
         if trainer.is_global_zero:
-            datamodule = trainer.datamodule  # type: ignore[attr-defined]
-            made = gather(self.folder, datamodule.plan)
+            made = gather(self.folder, datamodule.plan, selected=self.selection is not None)
             write_outputs(self.folder, made, datamodule.manifest.table)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -94,3 +101,13 @@ class SynthesisWriter(BasePredictionWriter):
             hashes = {f"{name}_sha256": sha256_file(path) for name, path in files.items()}
             record = {"id": record["id"], **paths, **record, **hashes}
         write_record(self.folder, record)
+
+    def _select(self, trainer: L.Trainer, plan: pd.DataFrame, manifest: Manifest) -> None:
+        """Judge the images that were made, each rank its share."""
+        assert self.selection is not None
+        if trainer.is_global_zero:
+            self.selection.prepare(self.folder, manifest)
+        trainer.strategy.barrier()
+        made = [record for record in made_records(self.folder, plan) if "refused" not in record]
+        self.selection.judge(self.folder, made[trainer.global_rank :: trainer.world_size], manifest)
+        trainer.strategy.barrier()

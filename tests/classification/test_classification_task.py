@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from cxrsynth.classification import EfficientNet
 from cxrsynth.classification.compact import CompactNet
+from cxrsynth.classification.residual import ResidualNet
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.data.targets import FindingMetrics, binary_cross_entropy, focal_loss, mix
 from cxrsynth.errors import UserError
@@ -108,8 +109,9 @@ def test_arguments_are_checked():
         ClassificationTask(["a"], "efficientnet-b0", schedule="cosine")
 
 
-def test_compact_net_learns_where_a_bright_spot_is_and_takes_any_size():
-    net = CompactNet(2)
+@pytest.mark.parametrize("network", [CompactNet, ResidualNet])
+def test_small_networks_learn_where_a_bright_spot_is_and_take_any_size(network):
+    net = network(2)
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
     losses = []
@@ -127,9 +129,10 @@ def test_compact_net_learns_where_a_bright_spot_is_and_takes_any_size():
     assert net.eval()(torch.rand(3, 1, 47, 80)).shape == (3, 2)
 
 
-def test_compact_net_has_no_published_weights():
+@pytest.mark.parametrize("network", ["compact", "residual"])
+def test_small_networks_have_no_published_weights(network):
     with pytest.raises(UserError, match="weights"):
-        ClassificationTask(["Mass"], "compact", weights="file.pth")
+        ClassificationTask(["Mass"], network, weights="file.pth")
 
 
 def test_focal_and_weighted_losses_are_their_formulas():
