@@ -18,6 +18,7 @@ COMMANDS: dict[str, Any] = {
     "study": "cxrsynth.study.study:study",
     "inpaint": "cxrsynth.editing.command:inpaint",
     "export": "cxrsynth.inpainting.export:export",
+    "verify": "cxrsynth.evaluation.verify:verify",
     "report": "cxrsynth.report:write_report",
     "doctor": "cxrsynth.commands:doctor",
     "encoder": {"inspect": "cxrsynth.commands:inspect_weights"},
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Any] = {
         "phantom": "cxrsynth.data.phantom:write_phantom",
     },
 }
+POSITIONAL = ("report", "verify")  # their first argument is a folder
 USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help explains one)
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
@@ -41,6 +43,7 @@ USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help expla
              (these four are LightningCLI: --model.X, --data.X, --trainer.X and --print_config)
   data       import | check | split | phantom: everything about archives and their manifests
   encoder    inspect FILE: what a file of an encoder or of GLoRI heads holds, and the call that loads it
+  verify     check a folder of synthetic images: hashes, exactness against the sources, provenance, plan, patients
   report     write report.html and report.json of a run folder again
   doctor     versions, kernels, threads and GPU of this installation, and what to do about them
 """
@@ -124,7 +127,7 @@ def _command(name: str, arguments: list[str]) -> None:
             result = auto_cli({key: _load(path) for key, path in entry.items()}, args=arguments, **options)
         else:
             function = _load(entry)
-            result = auto_cli(function, args=_spelled(arguments, function), as_positional=name == "report", **options)
+            result = auto_cli(function, args=_spelled(arguments, function), as_positional=name in POSITIONAL, **options)
     except ArgumentError as error:
         raise UserError(f"{_in_a_sentence(str(error))}; cxrsynth {name} --help lists the options") from error
     if isinstance(result, (str, os.PathLike)):
