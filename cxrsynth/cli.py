@@ -1,6 +1,7 @@
 """The command line: LightningCLI over all tasks, and the commands around it."""
 
 import inspect
+import logging
 import os
 import re
 import sys
@@ -56,6 +57,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(USAGE)
         return
     command, rest = arguments[0], arguments[1:]
+    # which files of weights were read, with their hashes
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("cxrsynth").setLevel(logging.INFO)
     try:
         if command in TRAINER_COMMANDS:
             lightning_cli(arguments)
@@ -75,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
 def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
     """LightningCLI over every task, each chosen by `model.class_path`; see `lightning_configs/`."""
     import lightning as L
+    import torch
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
     from cxrsynth.data.datamodule import CXRDataModule
@@ -97,8 +102,20 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
         def add_arguments_to_parser(self, parser: Any) -> None:
             parser.set_defaults({"data": {"class_path": f"{CXRDataModule.__module__}.{CXRDataModule.__name__}"}})
 
+        def _parse_ckpt_path(self) -> None:
+            """Checkpoints of `cxrsynth run` do not name their class as those of this command do: it is the config's."""
+            asked = self.config[self.config.subcommand]
+            if asked.ckpt_path and Path(asked.ckpt_path).is_file():
+                stored = torch.load(asked.ckpt_path, weights_only=True, map_location="cpu", mmap=True)
+                hparams = {key: value for key, value in stored.get("hyper_parameters", {}).items() if key[0] != "_"}
+                class_path = stored.get("hyper_parameters", {}).get("_class_path", asked.model.class_path)
+                model = {"class_path": class_path, "dict_kwargs": hparams}
+                self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
+
         def before_instantiate_classes(self) -> None:
-            asked = self.config[self.subcommand].trainer
+            given = self.config[self.subcommand]
+            given.weights_only = True if given.weights_only is None else given.weights_only
+            asked = given.trainer
             accelerator = asked.accelerator if isinstance(asked.accelerator, str) else "auto"
             asked.precision = trainer_precision(asked.precision, accelerator)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -115,6 +116,23 @@ def test_a_task_trains_from_its_yaml(name, archive, maps, teacher, tmp_path, mon
     main(["fit", "--config", "config.yaml"])
     assert list(tmp_path.rglob("*.ckpt"))
     assert list(tmp_path.rglob("fit.yaml"))
+
+
+def test_maps_are_predicted_from_the_yaml(archive, tmp_path, monkeypatch):
+    """With a checkpoint, whose settings win; what is needed of the authors' files is in tests/attention."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {**SMALL_VIT, "image_size": 64}
+    task = GLoRITask(["Nodule", "Effusion"], architecture=sizes, image_size=64, blocks=2, dim=32, ffn_hidden=32)
+    trainer = L.Trainer(logger=False, barebones=True)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint("attention.ckpt")
+    data = ["--data.manifest", str(archive), "--data.size", "64"]
+    config = ["--config", str(CONFIGS / "maps.yaml"), "--trainer.accelerator", "cpu"]
+    main(["predict", *config, *data, "--ckpt_path", "attention.ckpt"])
+    assert len(list(Path("runs/maps/maps").glob("*/*.png"))) == 80
+    table = pd.read_csv("runs/maps/probabilities.csv", index_col="image_id")
+    assert table.shape == (40, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"attention.ckpt", "runs"}
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,9 @@ def collect_maps(
         chosen = task.maps(batch["image"])[image, finding].unsqueeze(1)
         where = allowed(batch["image"], limit)
         if where is not None:
-            chosen = chosen * F.adaptive_avg_pool2d(where.float(), chosen.shape[-2:]).to(chosen)[image]
+            chosen = (
+                chosen * F.adaptive_avg_pool2d(where.float(), (chosen.shape[-2], chosen.shape[-1])).to(chosen)[image]
+            )
             inside = chosen.flatten(1).amax(1) > 0
             image, finding, chosen = image[inside.cpu()], finding[inside.cpu()], chosen[inside]
             if not len(image):

@@ -12,12 +12,13 @@ from cxrsynth.encoder.vit import Features
 
 
 def summary_vector(features: Features) -> Tensor:
-    """One vector an image, `[B, 2 D]`: the last block's cls token and the mean of its patch tokens.
+    """One vector an image, `[B, 2 D]`: the last block's cls token and the spread of its patch tokens.
 
-    The mean joins since DINOv2's own linear evaluation (arXiv 2304.07193, app. B.3) takes both.
+    DINOv2's own linear evaluation (arXiv 2304.07193, app. B.3) takes the patch tokens' mean, which a lesion of a few
+    patches hardly moves; their standard deviation it does.
     """
     patches, cls = features[-1]
-    return torch.cat([cls, patches.mean(1)], dim=-1).float()
+    return torch.cat([cls, patches.std(1, unbiased=False)], dim=-1).float()
 
 
 def neighbour_scores(bank: Tensor, target: Tensor, features: Tensor, neighbours: int = 20) -> Tensor:

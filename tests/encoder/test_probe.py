@@ -38,7 +38,10 @@ def test_linear_probe_leaves_unknown_targets_out():
     assert scores[:, 2].isnan().all()
 
 
-def test_summary_is_cls_and_mean_patch_of_the_last_block():
+def test_summary_is_cls_and_spread_of_the_patches_of_the_last_block():
     patches, cls = torch.rand(2, 5, 3), torch.rand(2, 3)
     vector = summary_vector([(torch.rand(2, 5, 3), torch.rand(2, 3)), (patches, cls)])
-    torch.testing.assert_close(vector, torch.cat([cls, patches.mean(1)], 1))
+    spread = (patches - patches.mean(1, keepdim=True)).square().mean(1).sqrt()
+    torch.testing.assert_close(vector, torch.cat([cls, spread], 1))
+    one = summary_vector([(patches[:, :1], cls)])
+    assert torch.isfinite(one).all()
