@@ -143,7 +143,9 @@ def kept_by_scorer(material: Material, seed: int) -> set[str]:
     assert material.scorer is not None
     images = material.synthetic(seed)
     file = material.folder / "images" / f"scores_{seed % len(material.image_manifests)}.csv"
-    stamp = hashlib.sha256(f"{sha256_file(material.scorer)}{sha256_file(material.images(seed))}".encode()).hexdigest()
+    stamp = hashlib.sha256(
+        f"{sha256_file(material.scorer)}{material.digest(material.images(seed))}".encode()
+    ).hexdigest()
     if not (file.is_file() and pd.read_csv(file)["stamp"].iloc[0] == stamp):
         ids = images.table.image_id.tolist()
         scores = _score(material.scorer, [images.path(image_id) for image_id in ids], material)

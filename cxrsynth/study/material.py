@@ -55,6 +55,7 @@ class Material:
     keep: float = 0.5
     phantom: dict[str, Any] | None = None
     _loaded: dict[Path, Manifest] = field(default_factory=dict, compare=False, repr=False)
+    _digests: dict[Path, str] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def archive(self) -> Manifest:
@@ -148,6 +149,14 @@ class Material:
     def limited(self, limit: int | None) -> "Material":
         """The same with fewer real positives."""
         return replace(self, limit=limit)
+
+    def digest(self, manifest: Path) -> str:
+        """SHA-256 of a manifest and of every image it names: other pixels under old names are other images."""
+        if manifest not in self._digests:
+            images = Manifest.load(manifest)
+            parts = [sha256_file(images.path(i)) for i in images.table.image_id if images.path(i).is_file()]
+            self._digests[manifest] = hashlib.sha256("".join([sha256_file(manifest), *parts]).encode()).hexdigest()
+        return self._digests[manifest]
 
     def fingerprint(self) -> str:
         """SHA-256 of the tables that every arm depends on."""

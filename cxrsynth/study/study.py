@@ -65,7 +65,7 @@ class Job:
         parts: list[Any] = [self.material.fingerprint(), self.settings, self.seed, __version__]
         step: Recipe | None = recipe
         while step is not None:
-            extra = None if step.extra is None else sha256_file(step.extra)
+            extra = None if step.extra is None else self.material.digest(step.extra)
             parts.append([extra, sorted(step.copies.items()), step.model, step.data])
             step = step.before
         parts.append(None if self.external is None else sha256_file(self.external))

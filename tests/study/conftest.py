@@ -94,12 +94,13 @@ def regression(job, recipe, fingerprint):
     truth = targets[[row[i] for i in ids]]
     balanced = "balanced" if recipe.data.get("sampling") == "balanced" else None
     models = [LogisticRegression(C=0.3, class_weight=balanced).fit(pixels, column) for column in truth.T]
-    splits = material.splits.set_index("image_id")
     tables = {}
-    for name in ("val", "test"):
-        part = material.of(name)
+    parts = {name: material.of(name) for name in ("val", "test")}
+    if job.external is not None:
+        parts["external"] = Manifest.load(job.external)
+    for name, part in parts.items():
         ids = part.table.image_id.tolist()
-        table = splits.loc[ids, ["patient_id", "split"]].reset_index()
+        table = part.table[["image_id", "patient_id", "split"]].copy()
         shown = _pixels(part, ids)
         for index, finding in enumerate(material.findings):
             table[f"{finding}_prob"] = models[index].predict_proba(shown)[:, 1]
