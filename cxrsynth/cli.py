@@ -17,6 +17,7 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS: dict[str, Any] = {
     "run": "cxrsynth.pipeline:run",
     "study": "cxrsynth.study.study:study",
+    "reader-study": "cxrsynth.report.reader_study:reader_study",
     "inpaint": "cxrsynth.editing.command:inpaint",
     "export": "cxrsynth.inpainting.export:export",
     "verify": "cxrsynth.evaluation.verify:verify",
@@ -35,6 +36,7 @@ USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help expla
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
   study      judge synthetic images: every control at equal steps, intervals, one page with a verdict
+  reader-study  a blinded page for radiologists that works offline, and what their answers say
   inpaint    paint a finding into one image (PNG or DICOM), or out of it
   export     a trained inpainter as one small file of safetensors
   fit        train one task: cxrsynth fit --config lightning_configs/inpainting.yaml

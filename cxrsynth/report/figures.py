@@ -35,9 +35,9 @@ STYLE: Any = {
 }
 
 
-def grey(image: Array) -> str:
-    """A display image `[H, W]` in [0, 1]."""
-    return _jpeg(np.repeat(_shrink(image)[..., None], 3, axis=2))
+def grey(image: Array, longest: int = LONGEST) -> str:
+    """A display image `[H, W]` in [0, 1], its longer side at most `longest` pixels."""
+    return _jpeg(np.repeat(_shrink(image, longest)[..., None], 3, axis=2))
 
 
 def attention(image: Array, attention_map: Array) -> str:
@@ -122,9 +122,9 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
     return _uri("image/svg+xml", content.getvalue().replace(b"'DejaVu Sans'", READER_FONTS))
 
 
-def _shrink(image: Array) -> Array:
+def _shrink(image: Array, longest: int = LONGEST) -> Array:
     height, width = image.shape
-    factor = min(1.0, LONGEST / max(height, width))
+    factor = min(1.0, longest / max(height, width))
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     batch = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None]
     return functional.interpolate(batch, size, mode="bilinear", antialias=True)[0, 0].numpy()
