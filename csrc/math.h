@@ -60,46 +60,42 @@ template <class T> CXR_HD T sample(const T* image, int height, int width, long s
   return mix(mix(p[0], p[right], x.f), mix(p[down], p[down + right], x.f), y.f);
 }
 
-template <class T> struct Update {
-  T x, y;
-  bool valid;  // false: a denominator is 0 or something is NaN, and the update is 0
-};
-
-// The Demons update for d = R - W, the gradients r of the fixed and w of the warped moving image, and 1/K.
-//   two_force  d (r / (|r|^2 + d^2/K) + w / (|w|^2 + d^2/K))     Wang et al. 2005; written with one division
+// The Demons update at a pixel is du = scale (x, y) / denominator. Gradients enter doubled, R = 2 grad r and W = 2 grad w of
+// the fixed and the warped moving image, so that differences of neighbours need no halving; d = r - w.
+//   two_force  d (r / (|r|^2 + d^2/K) + w / (|w|^2 + d^2/K))     Wang et al. 2005; r, w for their gradients; one division
 //   esm        2 d J / (|J|^2 + d^2/K), J = r + w                Vercauteren et al. 2009
 //   thirion    d r / (|r|^2 + d^2/K)                             Thirion 1998
-template <int F, class T> CXR_HD Update<T> update(T d, T rx, T ry, T wx, T wy, T inverse_k) {
-  const T energy = d * d * inverse_k;
-  T x, y, denominator;
+// V is a number, or a vector of them on the CPU.
+template <class V> struct Direction {
+  V x, y, scale, denominator;
+};
+
+template <int F, class T, class V> CXR_HD Direction<V> direction(V d, V Rx, V Ry, V Wx, V Wy, T inverse_k) {
+  const V energy = d * d * (T(4) * inverse_k);
   if (F == two_force) {
-    const T a = rx * rx + ry * ry + energy, b = wx * wx + wy * wy + energy;
-    x = rx * b + wx * a;
-    y = ry * b + wy * a;
-    denominator = a * b;
-  } else if (F == esm) {
-    x = T(2) * (rx + wx);
-    y = T(2) * (ry + wy);
-    denominator = T(0.25) * (x * x + y * y) + energy;
-  } else {
-    x = rx;
-    y = ry;
-    denominator = rx * rx + ry * ry + energy;
+    const V a = Rx * Rx + Ry * Ry + energy, b = Wx * Wx + Wy * Wy + energy;
+    return {Rx * b + Wx * a, Ry * b + Wy * a, T(2) * d, a * b};
   }
-  const bool valid = denominator >= Limits<T>::smallest && denominator <= Limits<T>::largest;
-  const T scale = d / denominator;
-  return {valid ? scale * x : T(0), valid ? scale * y : T(0), valid};
+  const V x = F == esm ? Rx + Wx : Rx, y = F == esm ? Ry + Wy : Ry;
+  return {x, y, T(F == esm ? 4 : 2) * d, x * x + y * y + energy};
 }
 
-// Central difference with the border repeated.
-template <class T> CXR_HD T central(T before, T after) { return T(0.5) * (after - before); }
+template <class V> struct Update {
+  V x, y;
+};
 
-// ITK's gradient of the warped image, where NaN marks samples outside: central, one-sided, or 0. `before_in` and `after_in`
-// say whether that neighbour lies in the image.
-template <class T> CXR_HD T one_sided(T before, T here, T after, bool before_in, bool after_in) {
-  const bool has_before = before_in && before == before, has_after = after_in && after == after;
-  const T difference = (has_after ? after : here) - (has_before ? before : here);
-  return has_before && has_after ? T(0.5) * difference : difference;
+// du, 0 where the denominator is 0 or something is NaN or infinite.
+template <class T, class V> CXR_HD Update<V> update(const Direction<V>& a) {
+  const V quotient = a.scale / a.denominator, x = quotient * a.x, y = quotient * a.y, zero = {};
+  const auto valid = (a.denominator >= Limits<T>::smallest) & (a.denominator <= Limits<T>::largest);
+  return {valid ? x : zero, valid ? y : zero};
+}
+
+// ITK's gradient of the warped image, doubled, where NaN marks neighbours outside: central, one-sided, or 0.
+template <class V> CXR_HD V one_sided(V before, V here, V after) {
+  const auto has_before = before == before, has_after = after == after, both = has_before & has_after;
+  const V difference = (has_after ? after : here) - (has_before ? before : here), twice = difference + difference;
+  return both ? difference : twice;
 }
 
 }  // namespace cxr

@@ -1,53 +1,10 @@
 // Compiled once for each path (CXR_PATH = portable, avx2, avx512): same source, same arithmetic, same bits.
+#include "cpu/force_row.h"
 #include "cpu/row_kernels.h"
-
 #include "cpu/warp_row.h"
 
 namespace cxr {
 namespace {
-
-// out = u + du of one pixel with neighbours in columns l and r.
-template <class T, int F, bool ITK, bool MASKED>
-CXR_HD void force_pixel(const ForceRow<T>& a, int x, int l, int r, T& difference, T& change, T& count) {
-  const T d = a.r[x] - a.w[x];
-  T rx = central(a.r[l], a.r[r]), ry = central(a.r_above[x], a.r_below[x]);
-  T wx = 0, wy = 0;
-  if (ITK) {
-    if (l == x || r == x) rx = 0;
-    if (a.top || a.bottom) ry = 0;
-    if (F != thirion) {
-      wx = one_sided(a.w[l], a.w[x], a.w[r], l != x, r != x);
-      wy = one_sided(a.w_above[x], a.w[x], a.w_below[x], !a.top, !a.bottom);
-    }
-  } else if (F != thirion) {
-    wx = central(a.w[l], a.w[r]);
-    wy = central(a.w_above[x], a.w_below[x]);
-  }
-  const Update<T> du = update<F>(d, rx, ry, wx, wy, a.inverse_k);
-  const bool on = (!MASKED || a.mask[x] > T(0.5)) && d * d <= Limits<T>::largest;
-  const bool moves = (!MASKED && !ITK) || (on && (!ITK || (d < T(0) ? -d : d) >= a.threshold));
-  const T dx = moves ? du.x : T(0), dy = moves ? du.y : T(0);
-  a.out_x[x] = a.ux[x] + dx;
-  a.out_y[x] = a.uy[x] + dy;
-  difference += on ? d * d : T(0);
-  change += dx * dx + dy * dy;
-  count += on ? T(1) : T(0);
-}
-
-template <class T, int F, bool ITK, bool MASKED> Sums force_row_as(const ForceRow<T>& args) {
-  const ForceRow<T> a = args;
-  const int last = a.width - 1;
-  T difference = 0, change = 0, count = 0;
-  force_pixel<T, F, ITK, MASKED>(a, 0, 0, last > 0 ? 1 : 0, difference, change, count);
-#pragma omp simd reduction(+ : difference, change, count)
-  for (int x = 1; x < last; ++x) force_pixel<T, F, ITK, MASKED>(a, x, x - 1, x + 1, difference, change, count);
-  if (last > 0) force_pixel<T, F, ITK, MASKED>(a, last, last - 1, last, difference, change, count);
-  return {double(difference), double(change), double(count)};
-}
-
-template <class T, int F, bool ITK> Sums force_row(const ForceRow<T>& a) {
-  return a.mask ? force_row_as<T, F, ITK, true>(a) : force_row_as<T, F, ITK, false>(a);
-}
 
 template <class T, int RADIUS>
 void weighted_sum_of(const T* const* rows, const T* taps, int n, T* __restrict__ out) {

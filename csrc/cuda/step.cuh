@@ -35,21 +35,22 @@ template <class T, int F, class Warped>
 __device__ Step<T> step_at(const DeviceLevel<T>& a, const T* fixed, const T* mask, const Warped& warped, int x, int y) {
   const bool left = x > 0, right = x < a.width - 1, up = y > 0, down = y < a.height - 1;
   const long i = long(y) * a.width + x;
-  T rx = central(fixed[i - left], fixed[i + right]);
-  T ry = central(fixed[up ? i - a.width : i], fixed[down ? i + a.width : i]);
+  T Rx = fixed[i + right] - fixed[i - left];
+  T Ry = fixed[down ? i + a.width : i] - fixed[up ? i - a.width : i];
   const T w = warped(x, y), w_left = warped(x - left, y), w_right = warped(x + right, y);
   const T w_up = warped(x, y - up), w_down = warped(x, y + down);
-  T wx = central(w_left, w_right), wy = central(w_up, w_down);
+  T Wx = w_right - w_left, Wy = w_down - w_up;
   if (a.itk) {
-    if (!left || !right) rx = 0;
-    if (!up || !down) ry = 0;
-    wx = one_sided(w_left, w, w_right, left, right);
-    wy = one_sided(w_up, w, w_down, up, down);
+    const T outside = T(nan(""));
+    if (!left || !right) Rx = 0;
+    if (!up || !down) Ry = 0;
+    Wx = one_sided(left ? w_left : outside, w, right ? w_right : outside);
+    Wy = one_sided(up ? w_up : outside, w, down ? w_down : outside);
   }
   const T d = fixed[i] - w;
   const bool counts = (!mask || mask[i] > T(0.5)) && d - d == T(0);  // NaN and infinity do not
   const bool moves = counts && (!a.itk || (d < T(0) ? -d : d) >= T(0.001));
-  const Update<T> du = update<F>(d, rx, ry, wx, wy, a.inverse_k);
+  const Update<T> du = update<T>(direction<F>(d, Rx, Ry, Wx, Wy, a.inverse_k));
   return {moves ? du.x : T(0), moves ? du.y : T(0), counts ? d : T(0), counts};
 }
 

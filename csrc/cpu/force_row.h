@@ -1,0 +1,109 @@
+// v = u + du of one row, and its sums.
+#pragma once
+
+#include "cpu/row_kernels.h"
+#include "cpu/vectors.h"
+
+namespace cxr {
+namespace {
+
+template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
+  const ForceRow<T>& a;
+
+  // N neighbouring pixels from column x, before the division.
+  template <int N> struct Pixels {
+    Vector<T, N> d;
+    Direction<Vector<T, N>> towards;
+  };
+
+  template <int N> CXR_HD Pixels<N> look(int x) const {
+    using V = Vector<T, N>;
+    const int left = N > 1 || x > 0 ? x - 1 : x, right = N > 1 || x < a.width - 1 ? x + 1 : x;  // borders come one by one
+    const V w = load<N>(a.w + x), d = load<N>(a.r + x) - w;
+    const V r_left = load<N>(a.r + left), r_right = load<N>(a.r + right);
+    const V r_above = load<N>(a.r_above + x), r_below = load<N>(a.r_below + x);
+    V Rx = r_right - r_left, Ry = r_below - r_above, Wx{}, Wy{};
+    if (F != thirion) {
+      V w_left = load<N>(a.w + left), w_right = load<N>(a.w + right);
+      V w_above = load<N>(a.w_above + x), w_below = load<N>(a.w_below + x);
+      if (ITK) {
+        const V outside = V{} + T(__builtin_nan(""));
+        if (left == x) w_left = outside;
+        if (right == x) w_right = outside;
+        if (a.top) w_above = outside;
+        if (a.bottom) w_below = outside;
+        Wx = one_sided(w_left, w, w_right), Wy = one_sided(w_above, w, w_below);
+      } else {
+        Wx = w_right - w_left, Wy = w_below - w_above;
+      }
+    }
+    if (ITK && (left == x || right == x)) Rx = V{};
+    if (ITK && (a.top || a.bottom)) Ry = V{};
+    return {d, direction<F>(d, Rx, Ry, Wx, Wy, a.inverse_k)};
+  }
+
+  template <int N> struct Totals {
+    Vector<T, N> difference{}, change{}, count{};
+    Sums sums() const { return {total(difference), total(change), total(count)}; }
+    static double total(const Vector<T, N>& v) {
+      T lane[N], sum = 0;
+      std::memcpy(lane, &v, sizeof v);
+      for (T value : lane) sum += value;
+      return double(sum);
+    }
+  };
+
+  template <int N> CXR_HD void move(int x, const Pixels<N>& p, Totals<N>& totals) const {
+    using V = Vector<T, N>;
+    const V zero{}, one = zero + T(1), d2 = p.d * p.d;
+    auto on = d2 <= Limits<T>::largest;
+    if (MASKED) on &= load<N>(a.mask + x) > T(0.5);
+    Update<V> du = update<T>(p.towards);
+    if (MASKED || ITK) {
+      auto moves = on;
+      if (ITK) moves &= (p.d < zero ? -p.d : p.d) >= a.threshold;
+      du = {moves ? du.x : zero, moves ? du.y : zero};
+    }
+    store(a.out_x + x, load<N>(a.ux + x) + du.x);
+    store(a.out_y + x, load<N>(a.uy + x) + du.y);
+    totals.difference += on ? d2 : zero;
+    totals.change += du.x * du.x + du.y * du.y;
+    totals.count += on ? one : zero;
+  }
+
+  // Columns from `x` up to `end`: as many vectors of N as fit, then the rest in vectors of half the size. The next vector is
+  // looked at before the last one is moved: the division is long, and a core sees only some 60 instructions ahead.
+  template <int N> CXR_HD Sums columns(int x, int end) const {
+    Sums sums{0, 0, 0};
+    if (x + N <= end) {
+      Totals<N> totals;
+      Pixels<N> here = look<N>(x);
+      for (; x + 2 * N <= end; x += N) {
+        const Pixels<N> next = look<N>(x + N);
+        move<N>(x, here, totals);
+        here = next;
+      }
+      move<N>(x, here, totals);
+      x += N;
+      sums = totals.sums();
+    }
+    if constexpr (N > 1) sums += columns<N / 2>(x, end);
+    return sums;
+  }
+
+  Sums row() const {
+    const int last = a.width - 1;
+    Sums sums = columns<1>(0, 1);
+    sums += columns<register_bytes / sizeof(T)>(1, last);
+    if (last > 0) sums += columns<1>(last, last + 1);
+    return sums;
+  }
+};
+
+template <class T, int F, bool ITK> Sums force_row(const ForceRow<T>& args) {
+  const ForceRow<T> a = args;  // a copy, which no store can change
+  return a.mask ? ForceOf<T, F, ITK, true>{a}.row() : ForceOf<T, F, ITK, false>{a}.row();
+}
+
+}  // namespace
+}  // namespace cxr
