@@ -52,7 +52,7 @@ template <class T> struct WarpImages {
 
 template <class T> void warp_cpu(const WarpImages<T>& in, int mode, T* out, int threads);
 template <class T> void warp_cuda(const WarpImages<T>& in, int mode, T* out, void* stream);
-// `grad` [B,C,H,W]; grad_image and grad_displacement may be null. Both are overwritten.
+// `grad` [B,C,H,W]; grad_image and grad_displacement may be null. Both are overwritten; CUDA wants grad_image as zeros.
 template <class T>
 void warp_backward_cpu(const WarpImages<T>& in, int mode, const T* grad, T* grad_image, T* grad_displacement, int threads);
 template <class T>

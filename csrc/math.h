@@ -50,7 +50,7 @@ template <class T> CXR_HD int nearest_pixel(T p, int n) {
 template <class T> CXR_HD bool inside(T p, int n) { return p >= T(-0.5) && p < T(n) - T(0.5); }
 
 // (1 - f) a + f b: exact at f = 0 and f = 1.
-template <class T> CXR_HD T mix(T a, T b, T f) { return (T(1) - f) * a + f * b; }
+template <class T> CXR_HD T mix(T a, T b, T f) { return (1 - f) * a + f * b; }
 
 // The border-clamped bilinear value image(px, py).
 template <class T> CXR_HD T sample(const T* image, int height, int width, long stride, T px, T py) {

@@ -1,5 +1,6 @@
 // Compiled once for each path (CXR_PATH = portable, avx2, avx512): same source, same arithmetic, same bits.
 #include "cpu/force_row.h"
+#include "cpu/gradient_row.h"
 #include "cpu/row_kernels.h"
 #include "cpu/warp_row.h"
 
@@ -75,6 +76,8 @@ template <class T> void weighted_sums(const T* const* rows, const T* taps, int r
 template <class T> constexpr RowKernels<T> table() {
   return {warp_row<T>,
           warp_row_nearest<T>,
+          scatter_row<T>,
+          slope_row<T>,
           {{force_row<T, two_force, false>, force_row<T, two_force, true>},
            {force_row<T, esm, false>, force_row<T, esm, true>},
            {force_row<T, thirion, false>, force_row<T, thirion, true>}},

@@ -18,6 +18,14 @@ template <class T> struct WarpRow {
   size_t plane;            // from one channel to the next, in `image` and in `out`
 };
 
+// Backward of the warp `row`, whose `out` does not apply.
+template <class T> struct GradientRow {
+  WarpRow<T> row;
+  const T* grad;           // of the output: row of the first channel
+  T* image;                // scatter: the plane that receives the gradient of the image
+  T *dx, *dy;              // slope: gradient of the displacement
+};
+
 template <class T> struct ForceRow {
   const T *r_above, *r, *r_below;   // fixed image, rows y - 1, y, y + 1 (the border repeated)
   const T *w_above, *w, *w_below;   // warped moving image
@@ -37,6 +45,8 @@ struct Sums {
 template <class T> struct RowKernels {
   void (*warp)(const WarpRow<T>&);          // bilinear
   void (*warp_nearest)(const WarpRow<T>&);  // `itk` does not apply
+  void (*scatter)(const GradientRow<T>&);   // of one channel
+  void (*slope)(const GradientRow<T>&);     // summed over the channels
   Sums (*force[3][2])(const ForceRow<T>&);  // [force][itk]
   // out[x] = taps[0] rows[radius][x] + sum_j taps[j] (rows[radius - j][x] + rows[radius + j][x])
   void (*weighted_sum)(const T* const* rows, const T* taps, int radius, int n, T* out);

@@ -1,6 +1,5 @@
 // warp(image, d)(p) = image(p + d(p)) and its gradients.
 #include <algorithm>
-#include <vector>
 
 #include "cpu/row_kernels.h"
 #include "demons.h"
@@ -23,7 +22,13 @@ void ask_for_large_pages(void* p, size_t bytes) {
 #endif
 }
 
-template <class T> bool within(T p, int n) { return p >= T(0) && p <= T(n - 1); }
+// The gradient of a nearest warp goes to the pixel that was read.
+template <class T> void scatter_nearest(const WarpRow<T>& a, const T* grad, T* image) {
+  for (int x = 0; x < a.width; ++x) {
+    const int column = nearest_pixel(T(x) + a.ux[x], a.width), row = nearest_pixel(T(a.y) + a.uy[x], a.height);
+    image[size_t(row) * a.width + column] += grad[x];
+  }
+}
 
 }  // namespace
 
@@ -47,57 +52,38 @@ template <class T>
 void warp_backward_cpu(const WarpImages<T>& in, int mode, const T* grad, T* grad_image, T* grad_displacement, int threads) {
   const int h = in.height, w = in.width, planes = in.batch * in.channels;
   const size_t size = size_t(h) * w;
+  const RowKernels<T>& kernels = row_kernels<T>();
+  const auto row_of = [&](int item, int y) {
+    const T* ux = in.displacement + size_t(item) * 2 * size + size_t(y) * w;
+    return WarpRow<T>{in.image + size_t(item) * in.channels * size, h, w, ux, ux + size, y, nullptr, false, in.channels, size};
+  };
   if (grad_image) {
-    // Every output adds its weights to four pixels. Planes are independent, so the order of the sum is fixed.
+    ask_for_large_pages(grad_image, planes * size * sizeof(T));
+    // Planes are independent, and the rows of one come in order: the sum does not depend on the number of threads.
 #pragma omp parallel for num_threads(threads)
     for (int plane = 0; plane < planes; ++plane) {
-      const T *ux = in.displacement + size_t(plane / in.channels) * 2 * size, *uy = ux + size, *g = grad + plane * size;
-      T* out = grad_image + plane * size;
-      std::fill(out, out + size, T(0));
+      T* image = grad_image + plane * size;
+      std::fill(image, image + size, T(0));
       for (int y = 0; y < h; ++y) {
-        for (int x = 0; x < w; ++x) {
-          const size_t i = size_t(y) * w + x;
-          const T px = T(x) + ux[i], py = T(y) + uy[i];
-          if (mode == nearest) {
-            out[size_t(nearest_pixel(py, h)) * w + nearest_pixel(px, w)] += g[i];
-            continue;
-          }
-          const Position<T> sx = position(px, w), sy = position(py, h);
-          const size_t right = w > 1, down = h > 1 ? w : 0;
-          T* p = out + size_t(sy.i) * w + sx.i;
-          p[0] += g[i] * (1 - sx.f) * (1 - sy.f);
-          p[right] += g[i] * sx.f * (1 - sy.f);
-          p[down] += g[i] * (1 - sx.f) * sy.f;
-          p[down + right] += g[i] * sx.f * sy.f;
-        }
+        const WarpRow<T> row = row_of(plane / in.channels, y);
+        const T* g = grad + plane * size + size_t(y) * w;
+        if (mode == nearest) scatter_nearest(row, g, image);
+        else kernels.scatter({row, g, image, nullptr, nullptr});
       }
     }
   }
   if (!grad_displacement) return;
+  ask_for_large_pages(grad_displacement, in.batch * 2 * size * sizeof(T));
   if (mode == nearest) {
     std::fill(grad_displacement, grad_displacement + in.batch * 2 * size, T(0));
     return;
   }
-  // d image(p) / d p = the differences of the four pixels; 0 where the border clamps.
 #pragma omp parallel for num_threads(threads) collapse(2)
   for (int b = 0; b < in.batch; ++b) {
     for (int y = 0; y < h; ++y) {
-      for (int x = 0; x < w; ++x) {
-        const size_t i = size_t(y) * w + x;
-        const T *ux = in.displacement + b * 2 * size, *uy = ux + size;
-        const T px = T(x) + ux[i], py = T(y) + uy[i];
-        const Position<T> sx = position(px, w), sy = position(py, h);
-        const size_t right = w > 1, down = h > 1 ? w : 0;
-        T dx = 0, dy = 0;
-        for (int c = 0; c < in.channels; ++c) {
-          const size_t plane = (size_t(b) * in.channels + c) * size;
-          const T* p = in.image + plane + size_t(sy.i) * w + sx.i;
-          dx += grad[plane + i] * mix(p[right] - p[0], p[down + right] - p[down], sy.f);
-          dy += grad[plane + i] * mix(p[down] - p[0], p[down + right] - p[right], sx.f);
-        }
-        grad_displacement[b * 2 * size + i] = within(px, w) ? dx : T(0);
-        grad_displacement[(b * 2 + 1) * size + i] = within(py, h) ? dy : T(0);
-      }
+      const T* g = grad + size_t(b) * in.channels * size + size_t(y) * w;
+      T* dx = grad_displacement + size_t(b) * 2 * size + size_t(y) * w;
+      kernels.slope({row_of(b, y), g, nullptr, dx, dx + size});
     }
   }
 }

@@ -33,8 +33,16 @@ template <class T> void warp_pixels_nearest(const WarpRow<T>& a) {
 
 template <class T> void warp_row_nearest(const WarpRow<T>& a) { warp_pixels_nearest(a); }
 
+// Where a block of neighbouring pixels samples the image: at `index`, index + 1 and a row below, with position()'s weights fx
+// and fy. A block is placed before any of it is read: once for all channels.
+template <class T> struct Samples {
+  static constexpr int size = 128;
+  alignas(64) int index[size];
+  alignas(64) T fx[size], fy[size];
+};
+
 #ifdef __AVX2__
-constexpr int lanes = 8;
+constexpr int lanes = 8, block = Samples<float>::size / lanes;
 using Vec = Vector<float, lanes>;
 using Int = Vector<int, lanes>;
 
@@ -44,29 +52,20 @@ CXR_HD Int whole(Vec v) { return __builtin_convertvector(v, Int); }
 CXR_HD Vec at_least(Vec p, Vec limit) { return (Vec)_mm256_max_ps((__m256)p, (__m256)limit); }
 CXR_HD Vec at_most(Vec p, Vec limit) { return (Vec)_mm256_min_ps((__m256)p, (__m256)limit); }
 
-// A block of neighbouring vectors is placed before any is read: once for all channels.
-constexpr int block = 16;
-
-// Where the pixels of a block sample the image: at `index` and, for bilinear, index + 1 and a row below, with position()'s
-// weights fx and fy. `inside` (itk): all bits of the lanes that lie inside.
-struct Samples {
-  alignas(4 * lanes) int index[block][lanes];
-  Vec fx[block], fy[block];
-  Int inside[block];
-};
-
-template <bool ITK> CXR_HD void place(const WarpRow<float>& a, int from, int count, Samples& s) {
+// `count` vectors from column `from`. `inside` (itk): all bits of the lanes that lie inside.
+template <bool ITK> CXR_HD void place(const WarpRow<float>& a, int from, int count, Samples<float>& s, Int* inside) {
   const Vec right = Vec{} + float(a.width - 1), bottom = Vec{} + float(a.height - 1), row = Vec{} + float(a.y);
   const Int last_x = Int{} + (a.width - 2), last_y = Int{} + (a.height - 2), width = Int{} + a.width;
   Vec column = real(Int{0, 1, 2, 3, 4, 5, 6, 7} + from);
   for (int k = 0; k < count; ++k, column += float(lanes)) {
     Vec px = column + load<lanes>(a.ux + from + k * lanes), py = row + load<lanes>(a.uy + from + k * lanes);
-    if (ITK) s.inside[k] = (px >= -0.5f) & (px < a.width - 0.5f) & (py >= -0.5f) & (py < a.height - 0.5f);
+    if (ITK) inside[k] = (px >= -0.5f) & (px < a.width - 0.5f) & (py >= -0.5f) & (py < a.height - 0.5f);
     px = at_most(at_least(px, Vec{}), right), py = at_most(at_least(py, Vec{}), bottom);
     Int ix = whole(px), iy = whole(py);
     ix = ix < last_x ? ix : last_x, iy = iy < last_y ? iy : last_y;
-    s.fx[k] = px - real(ix), s.fy[k] = py - real(iy);
-    store(s.index[k], iy * width + ix);
+    store(s.fx + k * lanes, px - real(ix));
+    store(s.fy + k * lanes, py - real(iy));
+    store(s.index + k * lanes, iy * width + ix);
   }
 }
 
@@ -83,20 +82,22 @@ CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) {
 }
 
 template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
-  Samples s;
-  place<ITK>(a, from, count, s);
+  Samples<float> s;
+  Int inside[block];
+  place<ITK>(a, from, count, s, inside);
   for (int c = 0; c < a.channels; ++c) {
     const float *image = a.image + c * a.plane, *below = image + a.width;
     float* out = a.out + c * a.plane + from;
     // Two rows below what is read now: the hardware does not see rows coming in this pattern (2048 x 2048: 3.2 to 1.7 ns).
-    for (int k = 0; k < count; k += 2) __builtin_prefetch(image + s.index[k][0] + 3 * long(a.width));
+    for (int k = 0; k < count; k += 2) __builtin_prefetch(image + s.index[k * lanes] + 3 * long(a.width));
     for (int k = 0; k < count; ++k) {
-      const Vec fx = s.fx[k], fy = s.fy[k], gx = 1 - fx, gy = 1 - fy;
+      const int* index = s.index + k * lanes;
+      const Vec fx = load<lanes>(s.fx + k * lanes), fy = load<lanes>(s.fy + k * lanes), gx = 1 - fx, gy = 1 - fy;
       Vec left, right, low_left, low_right;
-      pairs(image, s.index[k], left, right);
-      pairs(below, s.index[k], low_left, low_right);
+      pairs(image, index, left, right);
+      pairs(below, index, low_left, low_right);
       const Vec value = gy * (gx * left + fx * right) + fy * (gx * low_left + fx * low_right);
-      store(out + k * lanes, ITK ? (s.inside[k] ? value : Vec{} + __builtin_nanf("")) : value);
+      store(out + k * lanes, ITK ? (inside[k] ? value : Vec{} + __builtin_nanf("")) : value);
     }
   }
 }
@@ -104,7 +105,7 @@ template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, in
 CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
   const Vec right = Vec{} + float(a.width - 1), bottom = Vec{} + float(a.height - 1), row = Vec{} + float(a.y);
   const Int width = Int{} + a.width;
-  alignas(4 * lanes) int index[block][lanes];
+  alignas(64) int index[block][lanes];
   Vec column = real(Int{0, 1, 2, 3, 4, 5, 6, 7} + from);
   for (int k = 0; k < count; ++k, column += float(lanes)) {
     const Vec px = at_most(at_least(column + load<lanes>(a.ux + from + k * lanes), Vec{}), right);
@@ -126,21 +127,21 @@ CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
 }
 
 // Blocks of whole vectors; the last vector of a row overlaps its neighbour.
-template <class Block> CXR_HD void by_blocks(const WarpRow<float>& args, Block do_block) {
-  const WarpRow<float> a = args;  // a copy, which no store can change: what depends on it leaves the loop
-  const int vectors = a.width / lanes;
+template <class Row, class Block> CXR_HD void by_blocks(const Row& args, int width, Block do_block) {
+  const Row a = args;  // a copy, which no store can change: what depends on it leaves the loop
+  const int vectors = width / lanes;
   for (int k = 0; k < vectors; k += block) do_block(a, k * lanes, vectors - k < block ? vectors - k : block);
-  if (a.width % lanes) do_block(a, a.width - lanes, 1);
+  if (width % lanes) do_block(a, width - lanes, 1);
 }
 
 template <> void warp_row<float>(const WarpRow<float>& a) {
   if (a.width < lanes || a.height < 2) return warp_pixels(a);
-  a.itk ? by_blocks(a, warp_block<true>) : by_blocks(a, warp_block<false>);
+  a.itk ? by_blocks(a, a.width, warp_block<true>) : by_blocks(a, a.width, warp_block<false>);
 }
 
 template <> void warp_row_nearest<float>(const WarpRow<float>& a) {
   if (a.width < lanes) return warp_pixels_nearest(a);
-  by_blocks(a, nearest_block);
+  by_blocks(a, a.width, nearest_block);
 }
 #endif
 

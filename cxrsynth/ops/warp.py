@@ -86,7 +86,8 @@ def _warp_backward(
     image: Tensor, displacement: Tensor, grad: Tensor, mode: str, for_image: bool, for_displacement: bool
 ) -> tuple[Tensor, Tensor]:
     image, displacement, grad = image.contiguous(), displacement.contiguous(), grad.contiguous()
-    grad_image = torch.zeros_like(image) if for_image else image.new_empty(0)
+    new = torch.empty_like if image.device.type == "cpu" else torch.zeros_like  # CUDA's threads add to it at once
+    grad_image = new(image) if for_image else image.new_empty(0)
     grad_displacement = torch.empty_like(displacement) if for_displacement else image.new_empty(0)
     if grad.numel():
         tensors = image, displacement, grad, grad_image, grad_displacement
