@@ -18,6 +18,7 @@ COMMANDS: dict[str, Any] = {
     "run": "cxrsynth.pipeline:run",
     "study": "cxrsynth.study.study:study",
     "reader-study": "cxrsynth.report.reader_study:reader_study",
+    "plan": "cxrsynth.synthesis.planning:plan",
     "inpaint": "cxrsynth.editing.command:inpaint",
     "export": "cxrsynth.inpainting.export:export",
     "verify": "cxrsynth.evaluation.verify:verify",
@@ -37,6 +38,7 @@ USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help expla
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
   study      judge synthetic images: every control at equal steps, intervals, one page with a verdict
   reader-study  a blinded page for radiologists that works offline, and what their answers say
+  plan       which images to make: finding, healthy source, exemplar; and what they will cost
   inpaint    paint a finding into one image (PNG or DICOM), or out of it
   export     a trained inpainter as one small file of safetensors
   fit        train one task: cxrsynth fit --config lightning_configs/inpainting.yaml
@@ -74,6 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except PermissionError as error:
         _fail(f"{error.filename} cannot be read or written ({error.strerror}); change its permissions or the path")
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        _fail("a loader process died, most often for want of memory; lower num_workers and run the same command again")
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from what is finished", status=130)
 

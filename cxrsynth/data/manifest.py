@@ -98,9 +98,11 @@ class Manifest:
     @property
     def healthy(self) -> np.ndarray:
         """Bool `[N]`: the labels say "No Finding" or "Normal", and nothing else."""
-        return np.array(
-            [bool(names) and all(map(is_no_finding, names)) for names in map(split_labels, self.table.labels)], bool
-        )
+        known = {}
+        for cell in set(self.table.labels):
+            names = split_labels(cell)
+            known[cell] = bool(names) and all(map(is_no_finding, names))
+        return np.array([known[cell] for cell in self.table.labels.tolist()], bool)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -200,7 +202,7 @@ class Manifest:
         rows = {}
         for cells in set(zip(self.table.labels, self.table.unknown, strict=True)):
             rows[cells] = _target(split_labels(cells[0]), split_labels(cells[1]), findings)
-        values = [rows[cells] for cells in zip(self.table.labels, self.table.unknown, strict=True)]
+        values = [rows[cells] for cells in zip(self.table.labels.tolist(), self.table.unknown.tolist(), strict=True)]
         return torch.from_numpy(np.array(values, np.float32).reshape(len(self), len(findings)))
 
     def save(self, path: str | Path) -> Path:

@@ -66,11 +66,10 @@ def find_candidates(
     """
     check_patients(splits, "the splits")
     train = splits[splits["split"] == "train"]
-    patient_of = pd.Series(train["patient_id"].to_numpy(), index=train["image_id"].to_numpy())
-    rows = np.flatnonzero(manifest.table["image_id"].isin(patient_of.index).to_numpy())
-    ids = manifest.table["image_id"].to_numpy(object)[rows]
-    order = np.argsort(ids.astype(str), kind="stable")
-    rows = rows[order][np.random.default_rng(seed).permutation(len(rows))]
+    patient_of = dict(zip(train["image_id"].tolist(), train["patient_id"].tolist(), strict=True))
+    names = manifest.table["image_id"].tolist()
+    order = np.array(sorted((k for k, name in enumerate(names) if name in patient_of), key=names.__getitem__), np.int64)
+    rows = order[np.random.default_rng(seed).permutation(len(order))]
     table = manifest.table.iloc[rows]
     ids = table["image_id"].to_numpy(object)
     bands = _bands(table["age"].to_numpy(float), age_bands)
@@ -82,7 +81,7 @@ def find_candidates(
         wanted &= _within(table["age"].to_numpy(float), values) if name == "age" else table[name].isin(list(values))
     return Candidates(
         ids=ids,
-        patients=pd.factorize(patient_of.loc[ids])[0].astype(np.int64),
+        patients=pd.factorize(np.array([patient_of[name] for name in ids], object))[0].astype(np.int64),
         cells=_codes([columns[name] for name in same], len(rows))[0],
         cohorts=cohorts,
         cohort_names=cohort_names,

@@ -13,45 +13,16 @@ import yaml
 from PIL import Image
 
 from cxrsynth.anatomy import chest_field, segment
-from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.geometry import from_square, to_square
 from cxrsynth.data.manifest import Manifest
-from cxrsynth.data.phantom import write_phantom
 from cxrsynth.data.reading import read_image, read_stored
-from cxrsynth.data.split import make_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
-from cxrsynth.synthesis.plan import make_plan, write_plan
+from cxrsynth.synthesis.plan import write_plan
 from cxrsynth.synthesis.task import SynthesisTask
 from cxrsynth.synthesis.writer import SynthesisWriter
-
-FINDINGS = ["Effusion", "Nodule"]
-
-
-def save(task: L.LightningModule, path: Path) -> str:
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.connect(task)
-    trainer.save_checkpoint(path)
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory) -> Path:
-    """A phantom archive, a plan of 7 images in groups of 3, and two untrained networks."""
-    folder = tmp_path_factory.mktemp("archive")
-    manifest = Manifest.load(write_phantom(folder / "phantom", count=60, size=64, seed=1))
-    plan = make_plan(manifest, make_splits(manifest), FINDINGS, count=7, group_size=3)
-    write_plan(folder / "plan.csv", plan)
-    L.seed_everything(0)
-    sizes = {
-        "image_size": 64,
-        "architecture": {"image_size": 64, "patch_size": 16, "dim": 32, "depth": 4, "num_heads": 2},
-    }
-    save(GLoRITask(FINDINGS, **sizes, dim=32, num_heads=2, ffn_hidden=32), folder / "attention.ckpt")
-    save(InpaintingTask(FINDINGS, size=32, channels=[16, 16], attention=[False, True]), folder / "inpainting.ckpt")
-    return folder
 
 
 def synthesise(archive: Path, out: Path, batch_size: int = 1, workers: int = 0, **settings) -> dict[str, str]:
@@ -153,7 +124,7 @@ def test_a_source_that_cannot_be_read_is_refused_and_its_group_is_made(archive, 
     assert kept.items() <= {r["id"]: r["image_sha256"] for r in records(made[0])}.items()
 
 
-def test_networks_of_different_findings_are_refused(archive, tmp_path):
+def test_networks_of_different_findings_are_refused(archive, save, tmp_path):
     other = save(InpaintingTask(["Mass"], size=32, channels=[16, 16], attention=[False, True]), tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="same findings"):
         SynthesisTask(str(archive / "attention.ckpt"), other).load()
