@@ -86,8 +86,8 @@ def describe(cost: Cost) -> str:
     """One line for the console."""
     spent = f"{cost.seconds / 3600:.1f} h" if cost.seconds > 5400 else f"{cost.seconds / 60:.1f} min"
     work = f"{cost.forwards} forwards of {cost.forward_seconds:.3f} s and {cost.other_seconds:.2f} s of other work"
-    return f"about {spent} in one process here ({cost.images} images; {work} a group) "
-        f"and {cost.bytes / 2**20:.0f} MiB on disk"
+    size = f"{cost.bytes / 2**20:.0f} MiB on disk"
+    return f"about {spent} in one process here ({cost.images} images; {work} a group) and {size}"
 
 
 def _first_group(plan: pd.DataFrame) -> pd.DataFrame:
