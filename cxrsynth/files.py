@@ -80,7 +80,10 @@ def inside(root: str | Path, relative: str) -> Path:
         UserError: The result, with links followed, lies outside the root.
     """
     base = Path(root).resolve()
-    path = (base / relative).resolve()
+    try:
+        path = (base / relative).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, links in a circle
+        raise UserError(f"path {relative[:80]!r} is no path ({error}); correct it") from error
     if not path.is_relative_to(base):
         raise UserError(f"path {relative!r} leaves its folder {base}; paths must stay inside it")
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from monai.networks.nets import UNet
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -86,7 +86,9 @@ def load_segmenter(path: str | Path = SHIPPED) -> Segmenter:
             config = json.loads(file.metadata()["segmenter"])
             segmenter = Segmenter(**config)
             segmenter.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if not all(weight.isfinite().all() for weight in segmenter.state_dict().values()):
+            raise UserError("its weights are not finite")
+    except Exception as error:  # its settings are untrusted, too
         raise UserError(
             f"cannot read a segmenter from {path}: {error}; give a file that save_segmenter wrote"
         ) from error

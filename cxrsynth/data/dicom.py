@@ -37,7 +37,7 @@ def read_dicom(path: Path) -> StoredImage:
     except UserError:
         raise
     except Exception as error:  # each decoder raises its own kinds
-        name = dataset.file_meta.TransferSyntaxUID.name
+        name = getattr(dataset.file_meta.TransferSyntaxUID, "name", "its transfer syntax")
         if "missing dependencies" in str(error) or isinstance(error, NotImplementedError):
             raise UserError(f"{path}: no decoder of {name} is installed; pip install {DECODERS}") from error
         raise UserError(f"{path}: the pixels cannot be decoded ({first_line(error)}); the file is damaged") from error
@@ -88,7 +88,8 @@ def _check_size(dataset: pydicom.Dataset, path: Path) -> None:
 
 
 def _with_curve(dataset: pydicom.Dataset, pixels: NDArray[Any], path: Path) -> StoredImage:
-    bits = min(int(dataset.get("BitsStored") or 16), 8 * pixels.dtype.itemsize)
+    stated = dataset.get("BitsStored")
+    bits = min(stated if isinstance(stated, int) and stated > 0 else 16, 8 * pixels.dtype.itemsize)
     signed = bool(pixels.dtype.kind == "i")
     # a file may use more than it declares (overlays in high bits): the curve covers what is there, too
     low = min(-(2 ** (bits - 1)) if signed else 0, int(pixels.min()))
@@ -102,6 +103,8 @@ def _with_curve(dataset: pydicom.Dataset, pixels: NDArray[Any], path: Path) -> S
         curve = _window(dataset, values, modality, present)
     except Exception as error:  # look-up tables are untrusted, too
         raise UserError(f"{path}: its rescale, window or look-up table is damaged ({first_line(error)})") from error
+    if not np.isfinite(curve).all():
+        raise UserError(f"{path}: its rescale or window gives values that are not finite; the file is damaged")
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if photometric == "MONOCHROME1":
         curve = 1 - curve

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.data.labels import LABEL_SPACES, canonical, find, is_no_finding
-from cxrsynth.errors import UserError
+from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import inside, write_bytes
 
 REQUIRED = ("image_id", "path", "labels")
@@ -74,7 +74,7 @@ class Manifest:
                 table[column] = ""
         for column in set(REQUIRED + OPTIONAL) - {"age"}:
             table[column] = table[column].fillna("").astype(str).str.strip()
-        table["age"] = pd.to_numeric(table["age"], errors="coerce")
+        table["age"] = pd.to_numeric(table["age"], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
         table["root"] = str(root)
         _check_ids(table, name)
         for relative in table.path:
@@ -249,16 +249,18 @@ def _read_table(path: Path, required: tuple[str, ...]) -> pd.DataFrame:
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"manifest {path} does not exist; give a CSV or Parquet file") from error
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"manifest {path} is not a readable table: {error}") from error
+    except Exception as error:  # pandas and pyarrow raise many kinds on damaged files
+        raise UserError(f"manifest {path} is not a readable table ({first_line(error)}); export it again") from error
     missing = [column for column in required if column not in table]
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]!r}; it needs {', '.join(required)}")
+    if not table.columns.is_unique:
+        raise UserError(f"{path} has the column {table.columns[table.columns.duplicated()][0]!r} twice; keep one")
     return table
 
 
 def _read_beside(path: Path, required: tuple[str, ...]) -> pd.DataFrame | None:
-    return _read_table(path, required) if path.exists() else None
+    return _read_table(path, required).fillna("") if path.exists() else None  # rows may be short
 
 
 def _check_ids(table: pd.DataFrame, name: str) -> None:

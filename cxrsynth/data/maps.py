@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrsynth.errors import UserError
+from cxrsynth.errors import UserError, first_line
 
 
 class MapStore:
@@ -25,14 +25,16 @@ class MapStore:
         try:
             with np.load(path, allow_pickle=False) as file:
                 ids, findings, maps = (file[key] for key in ("image_id", "finding", "map"))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # numpy, zipfile and zlib raise many kinds on damaged files
             raise UserError(
-                f"maps {path} cannot be read ({error}); it needs the arrays image_id, finding and map"
+                f"maps {path} cannot be read ({first_line(error)}); it needs the arrays image_id, finding and map"
             ) from error
-        if maps.ndim != 3 or not len(ids) == len(findings) == len(maps):
+        if maps.ndim != 3 or ids.ndim != 1 or findings.ndim != 1 or not len(ids) == len(findings) == len(maps):
             raise UserError(
-                f"maps {path}: {len(ids)} ids, {len(findings)} findings and maps {maps.shape}; one of each per row"
+                f"maps {path}: ids {ids.shape}, findings {findings.shape} and maps {maps.shape}; one of each per row"
             )
+        if maps.dtype.kind != "f" or not np.isfinite(maps).all() or maps.size == 0:
+            raise UserError(f"maps {path}: maps are {maps.dtype} {maps.shape}; they must be finite floats, and some")
         self.maps = torch.from_numpy(maps.astype(np.float16))
         self.index = {(str(i), str(f)): row for row, (i, f) in enumerate(zip(ids, findings, strict=True))}
 

@@ -12,6 +12,7 @@ from cxrsynth.data.geometry import to_square
 from cxrsynth.data.labels import find
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.reading import read_image
+from cxrsynth.errors import UserError
 from cxrsynth.files import inside
 
 
@@ -60,10 +61,21 @@ class MaskStore:
                 whole = torch.stack([read_image(path) for path in self.paths[key]]).amax(0)
             else:
                 whole = torch.zeros_like(read_image(self.manifest.path(image_id)))
-                for left, top, right, bottom in self.boxes[key]:
+                for left, top, right, bottom in map(_checked, self.boxes[key]):
                     whole[:, round(top) : round(bottom), round(left) : round(right)] = 1
             self.kept[key] = to_square(whole, self.size) > 0.5
         return self.kept[key]
+
+
+def _checked(box: list[float]) -> list[float]:
+    """A box without its part above or left of the image.
+
+    Raises:
+        UserError: It is not finite, or its ends are before its beginnings.
+    """
+    if not np.isfinite(box).all() or box[0] > box[2] or box[1] > box[3]:
+        raise UserError(f"boxes.csv has the box {box}; give x_min, y_min, x_max, y_max in pixels, in this order")
+    return [max(value, 0.0) for value in box]
 
 
 def _rows(frame: pd.DataFrame, *columns: str) -> list[tuple]:

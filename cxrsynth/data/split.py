@@ -10,7 +10,7 @@ import pandas as pd
 from cxrsynth.data.duplicates import near_duplicate_clusters
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.signatures import read_signatures
-from cxrsynth.errors import UserError
+from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import write_bytes
 
 SPLITS = ("train", "val", "test")
@@ -78,9 +78,9 @@ def read_splits(path: str | Path, refuse: bool = True) -> pd.DataFrame:
         UserError: The file is missing or lacks a column, an image is there twice, or a patient is in two splits.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # rows may be short
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"splits {path} cannot be read: {error}") from error
+        raise UserError(f"splits {path} cannot be read ({first_line(error)}); make it again") from error
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise UserError(f"splits {path} lacks the column {missing[0]!r}; it needs {', '.join(COLUMNS)}")

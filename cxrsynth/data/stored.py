@@ -131,7 +131,10 @@ def from_description(stored: NDArray[Any], text: str, path: Path) -> StoredImage
         unpacker = zlib.decompressobj()
         raw = unpacker.decompress(base64.b64decode(fields["curve"]), 4 * (DISPLAY_LEVELS + 1))
         curve = (np.cumsum(np.frombuffer(raw, "<i4")) / DISPLAY_LEVELS).astype(np.float32)
+        plausible = len(curve) > 0 and 0 <= curve.min() <= curve.max() <= 1 and 1 <= int(fields["bits"]) <= 16
+        if not plausible or fields["photometric"] not in ("MONOCHROME1", "MONOCHROME2"):
+            raise ValueError("values out of range")
         image = StoredImage(stored, curve, int(fields["minimum"]), str(fields["photometric"]), int(fields["bits"]))
-    except (KeyError, TypeError, ValueError, zlib.error, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, zlib.error, AssertionError) as error:
         raise UserError(f"{path} has a damaged {PNG_KEY!r} text; make the image anew") from error
     return image

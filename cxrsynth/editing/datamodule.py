@@ -10,7 +10,7 @@ import pandas as pd
 from torch.utils.data import DataLoader
 
 from cxrsynth.editing.command import parse_box
-from cxrsynth.errors import UserError
+from cxrsynth.errors import UserError, first_line
 
 TEXTS = ("finding", "mask", "map_from", "text", "view", "sex")
 COLUMNS = ("id", "image", *TEXTS, "box", "age", "full", "remove", "strength", "seed")
@@ -65,9 +65,9 @@ def read_requests(path: str | Path) -> list[Request]:
     """
     path = Path(path)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # rows may be short
     except (OSError, ValueError) as error:
-        raise UserError(f"requests {path} cannot be read ({str(error).splitlines()[0]}); give a CSV file") from error
+        raise UserError(f"requests {path} cannot be read ({first_line(error)}); give a CSV file") from error
     missing, strange = [c for c in ("id", "image") if c not in table], sorted(set(map(str, table)) - set(COLUMNS))
     if missing or strange:
         what = f"lacks {', '.join(missing)}" if missing else f"has the strange column {strange[0]!r}"

@@ -153,7 +153,7 @@ def read_plan(path: str | Path) -> pd.DataFrame:
             plan = pd.read_parquet(path)
         else:
             plan = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # pandas and pyarrow raise many kinds on damaged files
         raise UserError(f"plan {path} is not a readable table ({first_line(error)}); make it again") from error
     missing = [c for c in NEEDED if c not in plan]
     if missing:
@@ -189,11 +189,13 @@ def named_images(plan: pd.DataFrame) -> set[str]:
 
 
 def _whole_numbers(values: pd.Series, name: str) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
-    wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0)
+    texts = values.astype(str).str.strip()  # not as floats, which would round a seed
+    wrong = ~texts.str.fullmatch(r"[0-9]{1,19}")
+    numbers = [0 if bad else int(text) for text, bad in zip(texts, wrong, strict=True)]
+    wrong |= np.array([number >= 2**63 for number in numbers], bool)
     if wrong.any():
-        raise UserError(f"{name} is {values[wrong].iloc[0]!r}; give whole numbers from 0")
-    return numbers.astype("int64")
+        raise UserError(f"{name} is {str(values[wrong].iloc[0])[:40]!r}; give whole numbers from 0 to 2^63 - 1")
+    return pd.Series(numbers, values.index, dtype="int64")
 
 
 def _check_rows(plan: pd.DataFrame, path: Path) -> None:

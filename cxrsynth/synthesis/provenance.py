@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import sha256_file, write_text
 from cxrsynth.synthesis.selection import CHECKS, read_verdict
 
 RECORDS = "provenance"
+ABOUT = ("id", "source_id", "exemplar_id", "finding")
 FOLDERS = ("images", "regions", "maps", RECORDS)
 REFUSED = ("id", "source_id", "exemplar_id", "finding", "refused", "check", "score", "limit")
 
@@ -37,14 +39,33 @@ def is_made(folder: Path, row: dict[str, Any], recipe: str) -> bool:
         return False
     if "refused" in record:
         return not str(record["refused"]).startswith("unreadable")  # the file may have come back
-    files = {name: folder / str(record.get(name, "")) for name in ("image", "region", "map")}
-    return all(p.is_file() and sha256_file(p) == record.get(f"{name}_sha256") for name, p in files.items())
+    return all(_is_whole(folder, record, name) for name in ("image", "region", "map"))
+
+
+def _is_whole(folder: Path, record: dict[str, Any], name: str) -> bool:
+    relative = f"{name}s/{record['id']}.png"  # and not whatever a record may say
+    path = folder / relative
+    return record.get(name) == relative and path.is_file() and sha256_file(path) == record.get(f"{name}_sha256")
 
 
 def made_records(folder: Path, plan: pd.DataFrame) -> list[dict[str, Any]]:
     """The records of a plan's rows, sorted by id, as the ranks wrote them; refused rows are among them."""
     paths = [folder / RECORDS / f"{name}.json" for name in sorted(plan["id"])]
-    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+    return [_read_record(path) for path in paths if path.is_file()]
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        needed = ABOUT if "refused" in record else (*ABOUT, "image", "region", "map")
+        wrong = [name for name in needed if not isinstance(record[name], str)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"record {path} is damaged ({first_line(error)}); delete it and run the command again"
+        ) from error
+    if wrong or record["id"] != path.stem or not isinstance(record.get("refused", ""), str):
+        raise UserError(f"record {path} is damaged ({wrong or 'id or refused'}); delete it and run the command again")
+    return record
 
 
 def gather(folder: Path, plan: pd.DataFrame, selected: bool = False) -> list[dict[str, Any]]:

@@ -242,8 +242,13 @@ def load_attention(path: str) -> GLoRITask:
         UserError: The file is missing or not such a checkpoint.
     """
     try:
-        return GLoRITask.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+        task = GLoRITask.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     except Exception as error:  # torch, pickle and Lightning raise many kinds on foreign files
         raise UserError(
             f"checkpoint {path} is not a GLoRI task's ({first_line(error)}); give the path of an attention.ckpt"
         ) from error
+    if not all(weight.isfinite().all() for weight in task.state_dict().values()):
+        raise UserError(
+            f"checkpoint {path} holds weights that are not finite: its training failed; take an earlier one"
+        )
+    return task
