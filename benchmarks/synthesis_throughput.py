@@ -2,8 +2,8 @@
 
 python benchmarks/synthesis_throughput.py --images 48 --memory 1000 > benchmarks/results/synthesis_throughput.txt
 
-First the shipped inpainter of simulated films (64 pixel windows, 10 midpoint steps, guidance 2) on films of 256 pixels,
-in groups of 8: seconds an image by stage, the share of the time in which the sampler works, and registration in parts of
+First the shipped inpainter of simulated films (64 pixel windows, 10 midpoint steps, guidance 2) on films of 256 px,
+in groups of 8: seconds an image by stage, the share of time in which the sampler works, and registration in parts of
 it. Then untrained tiny networks on films of 64 pixels: resident memory after every tenth of the images.
 Attention comes from an untrained head: what it points at does not change what it costs.
 """
