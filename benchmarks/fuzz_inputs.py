@@ -305,7 +305,7 @@ READERS: dict[str, Callable[[Path, Path], None]] = {
 def write_originals(folder: Path) -> dict[str, list[Path]]:
     """Small valid inputs of every kind."""
     torch.set_num_threads(1)
-    metadata = write_phantom(folder / "phantom", count=12, size=48, seed=3)
+    metadata = write_phantom(folder / "phantom", count=12, size=64, seed=3)
     manifest = Manifest.load(metadata)
     masks = folder / "phantom" / "masks.csv"
     if not masks.exists():
@@ -395,7 +395,7 @@ def networks(folder: Path) -> dict[str, list[Path]]:
     vit = {"image_size": 32, "patch_size": 16, "dim": 16, "depth": 4, "num_heads": 2}
     tasks = {
         "attention.ckpt": GLoRITask(FINDINGS, image_size=32, architecture=vit, dim=16, num_heads=2, ffn_hidden=16),
-        "inpainting.ckpt": InpaintingTask(FINDINGS, size=16, channels=[8, 8], attention=[False, False]),
+        "inpainting.ckpt": InpaintingTask(FINDINGS, size=32, channels=[16, 16], attention=[False, True]),
     }
     for name, task in tasks.items():
         trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)

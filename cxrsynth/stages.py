@@ -32,6 +32,7 @@ from cxrsynth.run_folder import Figures, Run, Stage
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
 from cxrsynth.synthesis.outputs import TABLES as SYNTHESIS_TABLES
 from cxrsynth.synthesis.plan import make_plan, write_plan
+from cxrsynth.synthesis.planning import likeness_for
 from cxrsynth.synthesis.scorer import check_independent
 from cxrsynth.synthesis.selection import LIMITS_FILE, Selection
 from cxrsynth.synthesis.task import SynthesisTask
@@ -160,13 +161,9 @@ def _scorer(run: Run, fingerprint: str) -> Figures:
 
 
 def _plan(run: Run, fingerprint: str) -> Figures:
-    plan = make_plan(
-        run.manifest(),
-        read_splits(run.folder / "splits.csv"),
-        run.findings,
-        seed=run.config["seed"],
-        **run.config["plan"],
-    )
+    manifest, splits, settings = run.manifest(), read_splits(run.folder / "splits.csv"), run.config["plan"]
+    likeness = likeness_for(settings.get("weights"), manifest, splits, str(run.checkpoint("encoder")))
+    plan = make_plan(manifest, splits, run.findings, likeness=likeness, seed=run.config["seed"], **settings)
     write_plan(run.folder / "plan.csv", plan)
     return {"images": len(plan), **{str(f): int(n) for f, n in plan["finding"].value_counts().items()}}
 
@@ -333,7 +330,7 @@ STAGES = (
         ("scorer", *ARCHIVE),
         ("split",),
     ),
-    Stage("plan", "who gets which finding from whom", _plan, _in("plan.csv"), ("plan", *ARCHIVE), ("split",)),
+    Stage("plan", "who gets which finding from whom", _plan, _in("plan.csv"), ("plan", *ARCHIVE), ("split", "encoder")),
     Stage(
         "synthesis",
         "painting the plan",

@@ -13,6 +13,8 @@ COARSE, FINE = 32, 64  # pixels a side of the images that the affine map is foun
 STARTS = tuple(
     (zoom, shift) for zoom in (0.0, -0.2, 0.2) for shift in (0.0, -0.2, 0.2)
 )  # log scale, shift down / half image
+KEPT = 3  # starts that are followed after the first steps
+SETTLED = 1e-3  # largest change of the map, in half images, at which it is found
 MIN_OVERLAP = 0.6  # share of the image below which an affine start is marked down
 
 
@@ -88,7 +90,8 @@ def affine_start(moving: Tensor, fixed: Tensor) -> Tensor:
     for i in range(len(fixed)):
         coarse, fine = ((_small(moving[i], size), _small(fixed[i], size)) for size in (COARSE, FINE))
         starts = [np.array([[np.exp(zoom), 0, 0], [0, np.exp(zoom), shift]]) for zoom, shift in STARTS]
-        _, best = max((_gauss_newton(*coarse, a, 12) for a in starts), key=lambda result: result[0])
+        tried = sorted((_gauss_newton(*coarse, a, 4) for a in starts), key=lambda result: -result[0])
+        _, best = max((_gauss_newton(*coarse, a, 8) for _, a in tried[:KEPT]), key=lambda result: result[0])
         _, a = _gauss_newton(*fine, best, 20)
         u = (a[0, 0] * x + a[0, 1] * y + a[0, 2] - x) * width / 2
         v = (a[1, 0] * x + a[1, 1] * y + a[1, 2] - y) * height / 2
@@ -116,15 +119,14 @@ def _gauss_newton(moving: np.ndarray, fixed: np.ndarray, a: np.ndarray, iteratio
     n = len(fixed)
     x, y = _grid(n, n)
     slope_y, slope_x = np.gradient(moving, 2 / n)
+    images = np.stack([moving, slope_x, slope_y])
     best = (-2.0, a)
     for _ in range(iterations):
         at = [((a[k, 0] * x + a[k, 1] * y + a[k, 2] + 1) * n - 1) / 2 for k in (1, 0)]
         inside = (at[0] >= 0) & (at[0] <= n - 1) & (at[1] >= 0) & (at[1] <= n - 1)
         if inside.mean() < MIN_OVERLAP / 2:
             break
-        warped, wx, wy = (
-            ndimage.map_coordinates(image, at, order=1, mode="nearest")[inside] for image in (moving, slope_x, slope_y)
-        )
+        warped, wx, wy = _sample(images, at[0][inside], at[1][inside])
         goal = fixed[inside]
         spread, goal_spread = warped.std(), goal.std()
         if spread == 0 or goal_spread == 0:
@@ -136,5 +138,19 @@ def _gauss_newton(moving: np.ndarray, fixed: np.ndarray, a: np.ndarray, iteratio
         j = np.stack([wx * px, wx * py, wx, wy * px, wy * py, wy])
         hessian = np.einsum("in,jn->ij", j, j)  # not BLAS, whose sums depend on its threads
         hessian += np.diag(0.01 * np.diag(hessian) + 1e-12)
-        a = a + np.linalg.solve(hessian, np.einsum("in,n->i", j, goal * spread + warped.mean() - warped)).reshape(2, 3)
+        step = np.linalg.solve(hessian, np.einsum("in,n->i", j, goal * spread + warped.mean() - warped)).reshape(2, 3)
+        a = a + step
+        if np.abs(step).max() < SETTLED:
+            break
     return best
+
+
+def _sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Images `[3, n, n]` at positions inside them, bilinear, `[3, P]`."""
+    n = images.shape[-1]
+    top, left = (np.minimum(position.astype(np.int64), n - 2) for position in (rows, columns))
+    down, right = rows - top, columns - left
+    flat, first = images.reshape(len(images), -1), top * n + left
+    upper = flat[:, first] * (1 - right) + flat[:, first + 1] * right
+    lower = flat[:, first + n] * (1 - right) + flat[:, first + n + 1] * right
+    return upper * (1 - down) + lower * down

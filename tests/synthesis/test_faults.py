@@ -111,30 +111,29 @@ def test_tables_are_written_when_only_they_are_missing(archive, whole, tmp_path)
     assert paint(archive, tmp_path) == whole
 
 
-def with_alternate(archive: Path, folder: Path) -> tuple[Path, str]:
-    """An archive whose first row's first exemplar is damaged, and that exemplar."""
+def with_alternate(archive: Path, folder: Path) -> tuple[Path, str, str]:
+    """An archive in which the first exemplar of a row that has more is damaged; the row's id and that exemplar."""
     shutil.copytree(archive, folder)
     plan = read_plan(archive / "plan.csv")
-    first = plan["exemplar_id"][0]
+    name, first = plan.loc[plan["alternates"] != "", ["id", "exemplar_id"]].iloc[0]
     names = pd.read_csv(archive / "phantom" / "metadata.csv").set_index("image_id")["path"]
     (folder / "phantom" / names[first]).write_bytes(b"no image")
-    plan = plan[(plan["exemplar_id"] != first) | (plan.index == 0)]
-    assert plan["alternates"][0]
-    write_plan(folder / "plan.csv", plan)
-    return folder, first
+    write_plan(folder / "plan.csv", plan[(plan["exemplar_id"] != first) | (plan["id"] == name)])
+    return folder, name, first
 
 
 def test_the_next_exemplar_is_tried_and_the_record_says_why(archive, tmp_path):
-    damaged, first = with_alternate(archive, tmp_path / "archive")
+    damaged, name, first = with_alternate(archive, tmp_path / "archive")
     made = paint(damaged, tmp_path / "out")
-    record = records(tmp_path / "out")["syn00000"]
+    record = records(tmp_path / "out")[name]
     assert record["exemplar_id"] == record["alternates"].split("|")[0]
     assert record["planned"] == {"exemplar_id": first}
     assert [t["exemplar_id"] for t in record["tried"]] == [first]
     assert "unreadable" in record["tried"][0]["refused"]
-    before = (tmp_path / "out" / "images" / "syn00000.png").stat().st_mtime_ns
+    image = tmp_path / "out" / "images" / f"{name}.png"
+    before = image.stat().st_mtime_ns
     assert paint(damaged, tmp_path / "out") == made
-    assert (tmp_path / "out" / "images" / "syn00000.png").stat().st_mtime_ns == before
+    assert image.stat().st_mtime_ns == before
 
 
 def test_every_exemplar_is_tried_before_a_row_is_refused(archive, tmp_path):
