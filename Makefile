@@ -7,8 +7,8 @@ SOURCES := $(wildcard csrc/*.* csrc/*/*) setup.py CMakeLists.txt pyproject.toml 
 
 .PHONY: demo test sanitize lint bench gpu clean
 
-demo: $(VENV)/installed  ## paint diseases into a phantom archive; ends with runs/demo/report.html
-	$(BIN)/cxrsynth run --config lightning_configs/quickstart.yaml
+demo: $(VENV)/installed  ## paint diseases into a phantom archive; ends with runs/demo/report.html; SCRATCH=1: without shipped weights
+	$(BIN)/cxrsynth run --config lightning_configs/quickstart.yaml $(if $(SCRATCH),--scratch)
 	@echo "the page: runs/demo/report.html"
 
 test: $(VENV)/installed  ## run every test that this machine can run; the summary names what was skipped and why

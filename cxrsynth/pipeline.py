@@ -42,6 +42,7 @@ def run(
     limit: str = "none",
     seed: int = 0,
     threads: int = 2,
+    scratch: bool = False,
 ) -> Path:
     """Run the whole pipeline and write its report.
 
@@ -53,7 +54,7 @@ def run(
         findings: Findings to paint and to classify, by any of their usual names.
         encoder: `model`, `data` and `trainer` arguments of the pretraining task.
         attention: The same of the GLoRI task.
-        inpainting: The same of the inpainting task.
+        inpainting: The same of the inpainting task; `scratch` holds what is different with `--scratch`.
         plan: Arguments of `cxrsynth.synthesis.plan.make_plan`.
         synthesis: `model`, `data` and `trainer` arguments of the synthesis task, and `selection`, those of
             `cxrsynth.synthesis.selection.Selection`.
@@ -69,6 +70,7 @@ def run(
             or lungs, as the segmenter sees them.
         seed: Seed of the split, the plan and every training.
         threads: CPU threads; fixed, because floating point depends on it.
+        scratch: Train the inpainter from fresh weights, whatever its `start` says.
 
     Returns:
         Path of report.html.
@@ -76,7 +78,9 @@ def run(
     Raises:
         UserError: The configuration or the archive cannot be used.
     """
-    config = {name: value for name, value in locals().items() if name != "run"}
+    config = {name: value for name, value in locals().items() if name not in ("run", "scratch")}
+    if scratch:
+        config["inpainting"] = _from_scratch(inpainting)
     folder = Path(run)
     if manifest is None:
         if phantom is None:
@@ -134,6 +138,14 @@ def quieten() -> None:
         ".*in eval mode at the start of training",  # a frozen encoder
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _from_scratch(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a section with those under `scratch` put in, and without a start."""
+    other = settings.get("scratch", {})
+    merged = {name: {**settings[name], **other.get(name, {})} for name in ("model", "data", "trainer")}
+    merged["model"]["start"] = None
+    return merged
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:

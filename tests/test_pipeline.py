@@ -28,7 +28,7 @@ def tiny(folder: Path) -> str:
     config["phantom"] |= {"count": 90, "size": 64}
     config["encoder"]["model"] |= {"image_size": 64, "local_size": 32, "prototypes": 16}
     config["attention"]["model"] |= {"image_size": 64}
-    config["inpainting"]["model"] |= {"size": 32, "channels": [16, 32, 32]}
+    config["inpainting"]["model"] |= {"size": 32, "channels": [16, 32, 32], "head_channels": 16, "start": None}
     for section in ("encoder", "attention", "inpainting", "classification", "scorer"):
         config[section]["data"] |= {"size": 64, "batch_size": 8}
         config[section]["trainer"] = {"max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None}
