@@ -32,7 +32,7 @@ COMMANDS: dict[str, Any] = {
         "phantom": "cxrsynth.data.phantom:write_phantom",
     },
 }
-POSITIONAL = ("report", "verify")  # their first argument is a folder
+POSITIONAL = ("report", "verify", "export")  # their arguments are files or folders
 USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help explains one)
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
