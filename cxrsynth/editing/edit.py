@@ -21,7 +21,6 @@ from cxrsynth.editing.source import Pixels, check_suffix, open_source
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.guidance import Weights
-from cxrsynth.inpainting.inpaint import paint
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.synthesis.task import load_attention
@@ -149,12 +148,11 @@ def edit(
     }
     window = NativeWindow.around(region, hp["context"], hp["minimum"])
     before = window.crop(canvas, hp["size"])
-    painted = paint(
+    painted = task.paint(
         before.to(device),
         window.crop_region(region, hp["size"]).to(device),
         window.coordinates(hp["size"], canvas.shape).to(device),
         condition.to(device),
-        velocity=task.painter,
         seeds=[seed],
         **settings,
     ).cpu()

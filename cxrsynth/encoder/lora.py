@@ -1,5 +1,7 @@
 """Low-rank adaptation: a few trained weights beside the frozen ones (Hu et al. 2021, arXiv 2106.09685)."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -40,11 +42,15 @@ def add_lora(encoder: ViT, rank: int = 8, alpha: float = ALPHA) -> None:
     if rank < 1:
         raise UserError(f"lora_rank is {rank}; give a rank of at least 1")
     encoder.requires_grad_(False)
-    for block in encoder.blocks:
-        for layer in (block.attn.qkv, block.attn.proj):  # type: ignore[union-attr]
-            assert isinstance(layer, nn.Linear)
-            adapter = LowRank(layer.out_features, layer.in_features, rank, alpha).to(layer.weight.device)
-            parametrize.register_parametrization(layer, "weight", adapter)
+    blocks = list(encoder.blocks)
+    adapt([layer for block in blocks for layer in (block.attn.qkv, block.attn.proj)], rank, alpha)  # type: ignore[union-attr, misc]
+
+
+def adapt(layers: Iterable[nn.Linear], rank: int = 8, alpha: float = ALPHA) -> None:
+    """Let low-rank changes of some layers' weights learn beside them, in place (see `LowRank`)."""
+    for layer in list(layers):
+        adapter = LowRank(layer.out_features, layer.in_features, rank, alpha).to(layer.weight.device)
+        parametrize.register_parametrization(layer, "weight", adapter)
 
 
 def merge_lora(state: dict[str, Tensor], alpha: float, rank: int) -> dict[str, Tensor]:

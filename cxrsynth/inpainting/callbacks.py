@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from cxrsynth.files import write_bytes
 from cxrsynth.inpainting.condition import Condition
-from cxrsynth.inpainting.inpaint import paint
 from cxrsynth.inpainting.task import InpaintingTask
 
 
@@ -62,7 +61,7 @@ class SampleGrid(Callback):
         tiles = [source, region]
         for shown in ([], *([name] for name in names)):
             asked = Condition.from_names([shown] * count, task.hparams["findings"]).to(source.device)
-            painted = paint(source, region, where, asked, velocity=task.painter, seeds=range(count), steps=self.steps)
+            painted = task.paint(source, region, where, asked, seeds=range(count), steps=self.steps)
             tiles.append(painted.where(region > 0, source))
         rows = torch.cat([F.pad(tile, (0, 2, 0, 2), value=1.0) for tile in tiles], 3)
         return torch.cat(list(rows[:, 0]), 0)

@@ -9,11 +9,11 @@ def couple(image: Tensor, region: Tensor, noise: Tensor) -> Tensor:
     Albergo et al. 2023 (arXiv 2310.03725), section 4.1 (in-painting).
 
     Args:
-        image: x1, float `[B, 1, H, W]` in [-1, 1].
+        image: x1, float `[B, Z, H, W]`, Z = 1 for pixels.
         region: r in {0, 1}, `[B, 1, H, W]`; 1 = paint here.
-        noise: z, standard normal `[B, 1, H, W]`.
+        noise: z, standard normal `[B, Z, H, W]`.
 
     Returns:
-        x0, `[B, 1, H, W]`; equal to `image` wherever `region` is 0.
+        x0, `[B, Z, H, W]`; equal to `image` wherever `region` is 0.
     """
     return image.where(region == 0, noise)

@@ -10,10 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from cxrsynth.encoder.layers import MLP, Attention
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.embedder import ConditionEmbedder, Embedded
-from cxrsynth.inpainting.velocity import preconditioning
+from cxrsynth.inpainting.parametrisation import Preconditioned
 from cxrsynth.precision import autocast
-
-INPUTS = 4  # x_t, region, two coordinates
 
 
 class VelocityDiT(nn.Module):
@@ -33,6 +31,8 @@ class VelocityDiT(nn.Module):
         views: Number of views.
         text: Encoder of texts.
         recompute: Keep no activations inside the blocks and compute them again on the way back (less memory, slower).
+        state_channels: Channels of the state.
+        spread: Its standard deviation.
     """
 
     def __init__(
@@ -47,15 +47,18 @@ class VelocityDiT(nn.Module):
         views: int = 2,
         text: nn.Module | None = None,
         recompute: bool = False,
+        state_channels: int = 1,
+        spread: float = 0.5,
     ):
         super().__init__()
         self.bf16, self.recompute, self.multiple = bf16, recompute, patch
-        self.patches = nn.Conv2d(INPUTS, dim, patch, patch)
+        self.parametrisation = Preconditioned(spread)
+        self.patches = nn.Conv2d(state_channels + 3, dim, patch, patch)  # and the region, and two coordinates
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulate = nn.Sequential(nn.SiLU(), zeros(nn.Linear(dim, 2 * dim)))
-        self.out = zeros(nn.Linear(dim, patch**2))
+        self.out = zeros(nn.Linear(dim, state_channels * patch**2))
         self.unfold = nn.PixelShuffle(patch)
         self.embed = ConditionEmbedder(findings, dim, dim, fields, views, text, bf16=bf16)
 
@@ -64,11 +67,12 @@ class VelocityDiT(nn.Module):
     ) -> Tensor:
         """Velocity at `x`, 0 outside the region; for the arguments see `VelocityField`."""
         told = self.embed(condition) if isinstance(condition, Condition) else condition
+        terms = self.parametrisation(t)
         with autocast(x.device, self.bf16):
             grid = self.patches(torch.cat([x, region, coordinates], 1))
             _, dim, height, width = grid.shape
             tokens = grid.flatten(2).transpose(1, 2) + positions(height, width, dim, x.device)
-            steer = self.time(waves(1000 * t, dim)) + told.vector
+            steer = self.time(waves(terms.time, dim)) + told.vector
             for block in self.blocks:
                 if self.recompute and torch.is_grad_enabled():
                     tokens = checkpoint(block, tokens, steer, told.tokens, use_reentrant=False)
@@ -77,8 +81,7 @@ class VelocityDiT(nn.Module):
             shift, scale = self.modulate(steer)[:, None].chunk(2, -1)
             pixels = self.out(self.norm(tokens) * (1 + scale) + shift)
         out = self.unfold(pixels.float().transpose(1, 2).unflatten(2, (height, width)))
-        skip, spread = preconditioning(t.view(-1, 1, 1, 1))
-        return region * (skip * x + spread * out)
+        return region * terms.velocity(x, out)
 
 
 class DiTBlock(nn.Module):

@@ -135,7 +135,7 @@ def check_guidance(
 
 def _moments(image: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over the painted pixels of each image, `[B, 1, 1, 1]`."""
-    count = region.sum((1, 2, 3), keepdim=True).clamp_min(1)
+    count = region.expand_as(image).sum((1, 2, 3), keepdim=True).clamp_min(1)
     mean = (region * image).sum((1, 2, 3), keepdim=True) / count
     variance = (region * (image - mean).square()).sum((1, 2, 3), keepdim=True) / count
     return mean, variance.clamp_min(1e-8).sqrt()

@@ -6,14 +6,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from cxrsynth.encoder.lora import LowRank
+from cxrsynth.encoder.lora import adapt
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.text import Vocabulary
 
 TUNINGS = ("frozen", "lora", "full")
-RANK, ALPHA = 8, 16.0
 ADAPTED = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")  # as BERT, DistilBERT, CLIP, T5 name them
 
 
@@ -114,9 +112,7 @@ def _add_lora(model: nn.Module, folder: str | Path) -> None:
         raise UserError(
             f"text_encoder {folder} has no layers named {', '.join(ADAPTED)}; use text_tuning frozen or full"
         )
-    for layer in layers:
-        adapter = LowRank(layer.out_features, layer.in_features, RANK, ALPHA)
-        parametrize.register_parametrization(layer, "weight", adapter)
+    adapt(layers)
 
 
 def _reason(error: Exception) -> str:

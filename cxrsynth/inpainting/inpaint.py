@@ -11,6 +11,7 @@ from cxrsynth.inpainting.coupling import couple
 from cxrsynth.inpainting.guidance import Baseline, Guided, Weights
 from cxrsynth.inpainting.path import straight_path
 from cxrsynth.inpainting.solver import Solver, integrate
+from cxrsynth.inpainting.space import Pixels, Space
 from cxrsynth.inpainting.velocity import VelocityField
 from cxrsynth.inpainting.window import windows_around
 
@@ -32,6 +33,7 @@ def inpaint(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     rescale: float = 0.0,
     strength: float = 1.0,
+    space: Space | None = None,
     context: float = 0.25,
     minimum: float = 0.375,
     feather: int = 0,
@@ -56,6 +58,7 @@ def inpaint(
         strength: How far the region may leave the source, in [0, 1]: painting starts from the source mixed with noise
             at t = 1 - strength (Meng et al. 2021, arXiv 2108.01073). 1 = the source's region is not looked at, 0 = it
             stays as it is; in between a finding appears in part.
+        space: Where the velocity field lives (see `Space`); None = pixels.
         context: See `windows_around`; as in training.
         minimum: See `windows_around`; as in training.
         feather: Width in pixels of the image over which the change fades in, inside the region (see `Windows.paste`).
@@ -85,6 +88,7 @@ def inpaint(
         guidance_interval=guidance_interval,
         rescale=rescale,
         strength=strength,
+        space=space,
     )
     return windows.paste(painted, image, region, feather)
 
@@ -106,6 +110,7 @@ def paint(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     rescale: float = 0.0,
     strength: float = 1.0,
+    space: Space | None = None,
 ) -> Tensor:
     """Paint windows at the working resolution: `inpaint` without cutting out and pasting back.
 
@@ -124,20 +129,23 @@ def paint(
         guidance_interval: See `inpaint`.
         rescale: See `inpaint`.
         strength: See `inpaint`.
+        space: See `inpaint`.
 
     Returns:
         `[B, 1, size, size]` in [0, 1].
     """
     if not 0 <= strength <= 1:
         raise UserError(f"strength is {strength}; give a share from 0 (the source) to 1 (painted from nothing)")
-    source = 2 * image - 1
-    noise = torch.cat([_noise(seed, image.shape[-1]) for seed in seeds]).to(image.device)
+    space = space or Pixels()
+    scene = space.enter(2 * image - 1, region, coordinates)
+    source = scene.state
+    noise = torch.stack([_noise(seed, source.shape[1:]) for seed in seeds]).to(image.device)
     begin = 1.0 - strength
-    start = straight_path(couple(source, region, noise), source, source.new_full((len(source),), begin)).x
+    start = straight_path(couple(source, scene.region, noise), source, source.new_full((len(source),), begin)).x
     guided = Guided(
         velocity,
-        region,
-        coordinates,
+        scene.region,
+        scene.coordinates,
         condition,
         weight=guidance,
         baseline=baseline,
@@ -145,11 +153,11 @@ def paint(
         rescale=rescale,
     )
     end = integrate(guided, start, solver=solver, steps=steps, warp=warp, start=begin)
-    return (end.clamp(-1, 1) + 1) / 2
+    return (space.leave(end, scene) + 1) / 2
 
 
-def _noise(seed: int, size: int) -> Tensor:
-    return torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(seed))
+def _noise(seed: int, shape: torch.Size) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _check(image: Tensor, region: Tensor, condition: Condition, seeds: Sequence[int]) -> None:

@@ -1,12 +1,15 @@
 """Builds the velocity field and the text encoder that plain settings ask for."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.dit import VelocityDiT
+from cxrsynth.inpainting.parametrisation import Preconditioned, published
+from cxrsynth.inpainting.published import SCHEDULE, start_from_published, tune
+from cxrsynth.inpainting.space import Pixels, Space
 from cxrsynth.inpainting.text import TextEncoder, Vocabulary
 from cxrsynth.inpainting.unet import VelocityUNet
 
@@ -33,26 +36,48 @@ def build_field(
     views: int,
     text: nn.Module | None,
     recompute: bool,
+    space: Space | None = None,
+    pretrained: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    tuning: str = "full",
 ) -> VelocityUNet | VelocityDiT:
-    """A velocity field with fresh weights; see `VelocityUNet` and `VelocityDiT` for the arguments.
+    """A velocity field; see `VelocityUNet` and `VelocityDiT` for most of the arguments.
+
+    It lives in `space` (None = pixels). With `pretrained`, what `read_unet` keeps of a published network, it has that
+    one's sizes, begins with `weights`, unless there are none, and learns as `tune` says.
 
     Raises:
-        UserError: An unknown network, or a size that it cannot paint.
+        UserError: An unknown network or tuning, a published network in other than a UNet's place, or a size that the
+            network cannot paint.
     """
+    space = space or Pixels()
     if network not in NETWORKS:
         raise UserError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
-    told: dict[str, Any] = {"bf16": bf16, "fields": fields, "views": views, "text": text, "recompute": recompute}
+    told: dict[str, Any] = {
+        **{"bf16": bf16, "fields": fields, "views": views, "text": text, "recompute": recompute},
+        "state_channels": space.channels,
+    }
+    if (pretrained is not None or tuning != "full") and (network != "unet" or pretrained is None or patch != 1):
+        raise UserError("pretrained and tuning belong together, to network unet with patch 1; leave them out otherwise")
     field: VelocityUNet | VelocityDiT
-    if network == "unet":
+    if pretrained is not None:
+        meaning = published(**{name: pretrained[name] for name in SCHEDULE if name in pretrained})
+        field = VelocityUNet(findings, **pretrained["sizes"], **told, parametrisation=meaning)
+        if weights:
+            start_from_published(field, weights, pretrained["path"])
+        tune(field, tuning)
+    elif network == "unet":
+        told["parametrisation"] = Preconditioned(space.spread)
         field = VelocityUNet(
             findings, channels, attention, num_res_blocks, head_channels, norm_groups, patch=patch, **told
         )
     else:
         if dim % 4 or dim % num_heads:
             raise UserError(f"dim is {dim} with num_heads {num_heads}; give a multiple of both 4 and num_heads")
-        field = VelocityDiT(findings, dim, depth, num_heads, patch, **told)
-    if size % field.multiple:
-        raise UserError(f"size is {size}; this network paints multiples of {field.multiple} pixels")
+        field = VelocityDiT(findings, dim, depth, num_heads, patch, **told, spread=space.spread)
+    multiple = field.multiple * space.reduction
+    if size % multiple:
+        raise UserError(f"size is {size}; this network paints multiples of {multiple} pixels")
     return field
 
 

@@ -21,12 +21,14 @@ from cxrsynth.inpainting.ema import ExponentialMovingAverage
 from cxrsynth.inpainting.examples import Examples, draw_examples
 from cxrsynth.inpainting.flow_map import FlowMap
 from cxrsynth.inpainting.guidance import check_guidance
-from cxrsynth.inpainting.inpaint import inpaint
+from cxrsynth.inpainting.inpaint import inpaint, paint
 from cxrsynth.inpainting.networks import build_field, build_text, pretrained_vocabulary
 from cxrsynth.inpainting.path import flow_loss, straight_path
+from cxrsynth.inpainting.published import read_unet
 from cxrsynth.inpainting.regions import check_mix
 from cxrsynth.inpainting.sensitivity import flipped, relative_change
 from cxrsynth.inpainting.solver import Solver
+from cxrsynth.inpainting.space import build_space
 from cxrsynth.inpainting.telling import Teller, corpus, wish
 from cxrsynth.inpainting.text import Vocabulary
 from cxrsynth.inpainting.times import Times, draw_times
@@ -53,6 +55,10 @@ class InpaintingTask(L.LightningModule):
         patch: Side of the pixel blocks that the network sees as one position.
         bf16: Compute in bfloat16.
         recompute: Gradient checkpointing: less memory, slower steps.
+        latent: An autoencoder's file, or `path` with `scale` or `norm_groups`: the flow then runs on its latents (see
+            `Latents`). It travels with the checkpoint.
+        pretrained: A published DiffusionModelUNet to adapt (see `read_unet`); the sizes of the UNet are then its own.
+        tuning: What of it learns: full or lora (see `tune`).
         compile: Compile the velocity field for training.
         fields: What conditions the velocity besides the findings: any of text, view, sex, age.
         views: Names of the views, in the order that the checkpoint keeps.
@@ -106,6 +112,9 @@ class InpaintingTask(L.LightningModule):
         patch: int = 1,
         bf16: bool = False,
         recompute: bool = False,
+        latent: str | dict[str, Any] | None = None,
+        pretrained: dict[str, Any] | None = None,
+        tuning: str = "full",
         compile: bool = False,
         fields: Sequence[str] = (),
         views: Sequence[str] = ("PA", "AP"),
@@ -156,6 +165,11 @@ class InpaintingTask(L.LightningModule):
             limit=text_limit,
             tuning=text_tuning,
         )
+        self.space = build_space(latent, bf16)
+        self.hparams["latent"] = self.space.settings  # a checkpoint holds its weights and needs the file no more
+        weights: Mapping[str, Tensor] = {}
+        if pretrained is not None:
+            self.hparams["pretrained"], weights = read_unet(pretrained, self.space.channels)
         field = build_field(
             network,
             len(findings),
@@ -174,6 +188,10 @@ class InpaintingTask(L.LightningModule):
             views=len(views),
             text=text,
             recompute=recompute,
+            space=self.space,
+            pretrained=self.hparams["pretrained"],
+            weights=weights,
+            tuning=tuning,
         )
         self.velocity = FlowMap(field) if jumps else field
         self.average = ExponentialMovingAverage(self.velocity, ema_decay)
@@ -288,7 +306,20 @@ class InpaintingTask(L.LightningModule):
         """`inpaint` with the averaged field and this task's settings; `options` (at least `seeds`) overrule them."""
         names = ("size", "solver", "steps", "guidance", "context", "minimum")
         settings = {name: self.hparams[name] for name in names}
-        return inpaint(image, region, condition, **{"velocity": self.painter, **settings, **options})
+        return inpaint(
+            image, region, condition, **{"velocity": self.painter, "space": self.space, **settings, **options}
+        )
+
+    def paint(self, image: Tensor, region: Tensor, coordinates: Tensor, condition: Condition, **options: Any) -> Tensor:
+        """`paint` with the averaged field and this task's settings; `options` (at least `seeds`) overrule them."""
+        settings = {name: self.hparams[name] for name in ("solver", "steps", "guidance")}
+        return paint(
+            image,
+            region,
+            coordinates,
+            condition,
+            **{"velocity": self.painter, "space": self.space, **settings, **options},
+        )
 
     def condition(
         self,
@@ -345,11 +376,13 @@ class InpaintingTask(L.LightningModule):
         self, field: VelocityField, examples: Examples, condition: Condition, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Loss and velocity at noise and times drawn from the generator."""
-        hp, image, region = self.hparams, examples.image, examples.region
-        noise = torch.randn(image.shape, generator=generator).to(image.device)
-        t = draw_times(len(image), hp["times"], hp["time_mean"], hp["time_spread"], generator).to(image.device)
-        sample = straight_path(couple(image, region, noise), image, t)
-        velocity = field(sample.x, t, region, examples.coordinates, condition)
+        hp = self.hparams
+        scene = self.space.enter(examples.image, examples.region, examples.coordinates)
+        state, region = scene.state, scene.region
+        noise = torch.randn(state.shape, generator=generator).to(state.device)
+        t = draw_times(len(state), hp["times"], hp["time_mean"], hp["time_spread"], generator).to(state.device)
+        sample = straight_path(couple(state, region, noise), state, t)
+        velocity = field(sample.x, t, region, scene.coordinates, condition)
         return flow_loss(velocity, sample.target, region, hp["balance"]), velocity
 
 

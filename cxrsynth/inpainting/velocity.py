@@ -7,8 +7,6 @@ from torch import Tensor
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.embedder import Embedded
 
-DATA_STD = 0.5  # of chest X-rays in [-1, 1]
-
 
 class VelocityField(Protocol):
     """Anything that gives `v(x_t, t, r, c)`, 0 outside the region."""
@@ -19,21 +17,21 @@ class VelocityField(Protocol):
         """Velocity at `x`.
 
         Args:
-            x: x_t, float32 `[B, 1, H, W]`.
+            x: x_t, float32 `[B, Z, H, W]`; Z = 1 for pixels, else the channels of the latents (see `Space`).
             t: Times in [0, 1], `[B]`.
             region: r in {0, 1}, `[B, 1, H, W]`.
             coordinates: Where each pixel lies in the chest, `[B, 2, H, W]` in [-1, 1] (see `Windows.coordinates`).
             condition: For B images, as it is or embedded.
 
         Returns:
-            float32 `[B, 1, H, W]`.
+            float32 `[B, Z, H, W]`.
         """
 
     def embed(self, condition: Condition) -> Condition | Embedded:
         """The condition in the form that does not change with x and t, so that a sampler computes it once."""
 
 
-def preconditioning(t: Tensor) -> tuple[Tensor, Tensor]:
+def preconditioning(t: Tensor, spread: float = 0.5) -> tuple[Tensor, Tensor]:
     """What of the velocity is known from x_t alone, so that the network need not learn to copy noise.
 
     For x1 of mean 0 and variance s^2 and standard normal noise z, the best linear guess of `x1 - z` from
@@ -43,10 +41,11 @@ def preconditioning(t: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         t: Times in [0, 1], any shape.
+        spread: s; the default is that of chest X-rays in [-1, 1].
 
     Returns:
         `skip` and `scale`, shaped like `t`.
     """
-    variance = DATA_STD**2
+    variance = spread**2
     total = (1 - t) ** 2 + t**2 * variance
-    return (t * variance - (1 - t)) / total, DATA_STD / total.sqrt()
+    return (t * variance - (1 - t)) / total, spread / total.sqrt()

@@ -16,7 +16,6 @@ from cxrsynth.data.reading import StoredImage
 from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.condition import Condition
-from cxrsynth.inpainting.inpaint import paint
 from cxrsynth.inpainting.task import load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.inpainting.window import windows_around
@@ -194,12 +193,11 @@ class SynthesisTask(L.LightningModule):
         condition = Condition(self._padded(Condition.from_names(asked, self.findings).findings))
         seeds = [row["seed"] for row in group.rows]
         with self.clock("sampling"):
-            painted = paint(
+            painted = self.inpainter.paint(
                 crops.to(self.device),
                 inside.to(self.device),
                 coordinates.to(self.device),
                 condition.to(self.device),
-                velocity=self.inpainter.painter,
                 seeds=seeds + [0] * (len(crops) - len(seeds)),
                 solver=self.hparams["solver"],
                 steps=self.hparams["steps"],

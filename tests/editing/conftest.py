@@ -11,6 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
 
 from cxrsynth.attention.task import GLoRITask
+from cxrsynth.autoencoder import Autoencoder, save_autoencoder
 from cxrsynth.inpainting.task import InpaintingTask
 
 FINDINGS = ["Effusion", "Nodule"]
@@ -44,6 +45,11 @@ def checkpoints(tmp_path_factory) -> Path:
     save(task, folder / "inpainting.ckpt")
     told = disturbed(InpaintingTask(FINDINGS, **TINY, fields=["view", "sex", "age"]))
     save(told, folder / "told.ckpt")
+    codec = Autoencoder((8, 8, 8), latent_channels=3, norm_groups=4)
+    codec.scale.fill_(2.0)
+    file = save_autoencoder(codec, folder / "autoencoder.safetensors")
+    save(disturbed(InpaintingTask(FINDINGS, **TINY, latent=str(file))), folder / "latent.ckpt")
+    file.unlink()  # the checkpoint holds it
     vit = {"image_size": 64, "patch_size": 16, "dim": 32, "depth": 4, "num_heads": 2}
     save(
         GLoRITask(FINDINGS, image_size=64, architecture=vit, dim=32, num_heads=2, ffn_hidden=32),

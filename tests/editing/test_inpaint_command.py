@@ -76,6 +76,26 @@ def test_png_in_gives_png_of_its_size_and_depth_exact_outside(paint, write_film,
     assert record["source_sha256"] == sha256_file(source)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_inpainter_of_latents_is_exact_outside_too(paint, write_film, tmp_path, bits):
+    source = write_film(tmp_path / "chest.png", 150, 130, bits)
+    out, region, _ = paint(source, "--finding", "Nodule", "--box", "21,33,70,81", checkpoint="latent.ckpt")
+    old, new = (np.array(Image.open(path)) for path in (source, out))
+    assert new.dtype == old.dtype
+    np.testing.assert_array_equal(new[~region], old[~region])
+    assert (new[region] != old[region]).mean() > (0.5 if bits == 8 else 0.9)
+
+
+def test_an_inpainter_of_latents_is_exact_outside_in_dicom(paint, film, write_dicom, tmp_path):
+    pixels = (film(130, 110) * 4095).astype(np.uint16)
+    source = write_dicom(tmp_path / "chest.dcm", pixels)
+    options = ("--finding", "Nodule", "--box", "20,30,71,79", "--strength", "0.8")
+    out, region, _ = paint(source, *options, out="out.dcm", checkpoint="latent.ckpt")
+    made = pydicom.dcmread(out).pixel_array
+    np.testing.assert_array_equal(made[~region], pixels[~region])
+    assert (made[region] != pixels[region]).mean() > 0.5
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 def test_dicom_in_gives_a_derived_dicom_without_identity(paint, film, write_dicom, tmp_path, dtype, syntax):

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from cxrsynth.anatomy import chest_field, segment
+from cxrsynth.autoencoder import Autoencoder, save_autoencoder
 from cxrsynth.data.geometry import from_square, to_square
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.reading import read_image, read_stored
@@ -68,6 +69,21 @@ def test_stored_values_outside_the_region_are_the_sources(archive, made):
         assert set(np.unique(region)) == {0, 255}
         assert (image[region == 0] == source[region == 0]).all()
         assert (image[region == 255] != source[region == 255]).mean() > 0.5
+
+
+def test_an_inpainter_of_latents_works_unchanged(archive, tmp_path):
+    folder = tmp_path / "latent"
+    folder.mkdir()
+    for name in ("phantom", "plan.csv", "attention.ckpt"):
+        (folder / name).symlink_to(archive / name)
+    codec = Autoencoder((8, 8), latent_channels=2, norm_groups=4)
+    codec.scale.fill_(2.0)
+    latent = str(save_autoencoder(codec, tmp_path / "autoencoder.safetensors"))
+    task = InpaintingTask(FINDINGS, size=32, channels=[16, 16], attention=[False, True], latent=latent)
+    save(task, folder / "inpainting.ckpt")
+    made = synthesise(folder, tmp_path / "one")
+    test_stored_values_outside_the_region_are_the_sources(folder, (tmp_path / "one", made))
+    assert synthesise(folder, tmp_path / "two", batch_size=3) == made
 
 
 def test_records_name_and_hash_what_they_describe(archive, made):
