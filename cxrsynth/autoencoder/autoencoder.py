@@ -118,10 +118,13 @@ class Autoencoder(nn.Module):
         return self.posterior(image)[0] * self.scale
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Images, float32 `[B, 1, H, W]`, of scaled latents; not clamped to [0, 1]."""
-        return self.decode_unscaled(latent / self.scale)
+        """Images, float32 `[B, 1, H, W]`, of scaled latents; not clamped to [0, 1].
 
-    def decode_unscaled(self, latent: Tensor) -> Tensor:
-        """Images of latents as `posterior` gives them."""
-        with autocast(latent.device, self.bf16):
+        Always computed in float32: the steps of bfloat16 would be grain in an image.
+        """
+        return self.decode_unscaled(latent / self.scale, bf16=False)
+
+    def decode_unscaled(self, latent: Tensor, bf16: bool | None = None) -> Tensor:
+        """Images of latents as `posterior` gives them, computed in bfloat16 where asked for (None = as built)."""
+        with autocast(latent.device, self.bf16 if bf16 is None else bf16):
             return self.network.decode(latent.contiguous(memory_format=torch.channels_last)).float()

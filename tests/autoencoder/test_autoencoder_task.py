@@ -167,6 +167,16 @@ def test_an_unscaled_autoencoder_says_so_by_nan():
     assert Autoencoder((8,), norm_groups=4).encode(torch.rand(1, 1, 8, 8)).isnan().all()
 
 
+def test_images_are_decoded_in_float32_whatever_the_encoder_computes_in():
+    networks = [Autoencoder((8, 8), norm_groups=4, bf16=bf16) for bf16 in (False, True)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    latent = torch.randn(1, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        exact, asked = (network.decode_unscaled(latent, bf16=False) for network in networks)
+    assert torch.equal(exact, asked)
+    assert torch.equal(exact, networks[0].decode_unscaled(latent))
+
+
 def test_the_command_line_fits_validates_tests_and_predicts(tmp_path, monkeypatch, capsys):
     write_phantom(tmp_path / "archive", count=24, size=64)
     config = {
