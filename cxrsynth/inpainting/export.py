@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
-from cxrsynth.inpainting.weights_file import SUFFIX, WeightsFile, write_weights_file
+from cxrsynth.inpainting.weights_file import SPACE, SUFFIX, WeightsFile, write_weights_file
 
 
 def export(checkpoint: str, out: str) -> str:
@@ -34,7 +34,10 @@ def weights_of(task: InpaintingTask) -> WeightsFile:
     settings = {name: value for name, value in task.hparams.items() if name in known}
     return WeightsFile(
         settings={**settings, "start": None},
-        state=task.average.module.state_dict(),
+        state={
+            **task.average.module.state_dict(),
+            **{SPACE + name: value for name, value in task.space.state_dict().items()},
+        },
         average_maps=task.average_maps.state(),
         vocabulary=None if task.teller.vocabulary is None else task.teller.vocabulary.to_json(),
         patients=task.patients,

@@ -24,12 +24,13 @@ FIRST = "conv_in.conv.weight"
 SCHEDULE = tuple(inspect.signature(published).parameters)
 
 
-def read_unet(asked: Mapping[str, Any], channels: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_unet(asked: Mapping[str, Any] | None, channels: int) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """Sizes and weights of a published network.
 
     Args:
         asked: `path`; `head_channels` (channels of an attention head, one number or one by level) and, where it is not
-            32, `norm_groups`, neither of which a file says; and the arguments of `parametrisation.published`.
+            32, `norm_groups`, neither of which a file says; and the arguments of `parametrisation.published`. None = no
+            published network.
         channels: Of the state that it shall paint.
 
     Returns:
@@ -39,6 +40,8 @@ def read_unet(asked: Mapping[str, Any], channels: int) -> tuple[dict[str, Any], 
     Raises:
         UserError: Names that are not understood, no such network in the file, or one of other channels.
     """
+    if asked is None:
+        return None, {}
     known = {"path", "head_channels", "norm_groups", "sizes", "sha256", *SCHEDULE}
     if not set(asked) <= known or not {"path", "prediction"} <= set(asked):
         raise UserError(

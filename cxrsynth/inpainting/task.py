@@ -23,6 +23,7 @@ from cxrsynth.inpainting.flow_map import FlowMap
 from cxrsynth.inpainting.guidance import check_guidance
 from cxrsynth.inpainting.inpaint import inpaint, paint
 from cxrsynth.inpainting.networks import build_field, build_text, pretrained_vocabulary
+from cxrsynth.inpainting.optimisation import adamw
 from cxrsynth.inpainting.path import flow_loss, straight_path
 from cxrsynth.inpainting.published import read_unet
 from cxrsynth.inpainting.regions import check_mix
@@ -34,7 +35,7 @@ from cxrsynth.inpainting.text import Vocabulary
 from cxrsynth.inpainting.times import Times, draw_times
 from cxrsynth.inpainting.velocity import VelocityField
 from cxrsynth.inpainting.warm_start import take_over, take_over_maps
-from cxrsynth.inpainting.weights_file import SUFFIX, digests, find_inpainter, read_weights_file
+from cxrsynth.inpainting.weights_file import SUFFIX, digests, find_inpainter, read_weights_file, refuse_leaks, take_up
 
 
 class InpaintingTask(L.LightningModule):
@@ -166,10 +167,8 @@ class InpaintingTask(L.LightningModule):
             tuning=text_tuning,
         )
         self.space = build_space(latent, bf16)
-        self.hparams["latent"] = self.space.settings  # a checkpoint holds its weights and needs the file no more
-        weights: Mapping[str, Tensor] = {}
-        if pretrained is not None:
-            self.hparams["pretrained"], weights = read_unet(pretrained, self.space.channels)
+        self.hparams["latent"] = self.space.settings  # a checkpoint needs the file no more
+        self.hparams["pretrained"], weights = read_unet(pretrained, self.space.channels)
         field = build_field(
             network,
             len(findings),
@@ -210,21 +209,13 @@ class InpaintingTask(L.LightningModule):
         if self.hparams["start"] is not None:
             self._start(load_inpainter(self.hparams["start"]))
         if data is not None:
-            self._refuse_leaks([*data.table("val")["patient_id"], *data.table("test")["patient_id"]])
+            refuse_leaks([*data.table("val")["patient_id"], *data.table("test")["patient_id"]], self.patients)
             self.patients = sorted({*self.patients, *digests(data.table("train")["patient_id"])})
         if "text" in self.hparams["fields"] and self.teller.vocabulary is None:
             reports = [] if data is None else data.table("train")["text"].tolist()
             texts = corpus(reports, self.teller.findings, self.teller.views)
             learned = Vocabulary.train(texts, self.hparams["vocabulary"], self.hparams["text_limit"])
             self.teller = replace(self.teller, vocabulary=learned)
-
-    def _refuse_leaks(self, held_out: Sequence[str]) -> None:
-        leaks = set(digests(held_out)) & set(self.patients)
-        if leaks:
-            raise UserError(
-                f"start or teacher was trained on {len(leaks)} patients that are now in val or test; split them as it "
-                "did, or take another archive"
-            )
 
     def _start(self, known: "InpaintingTask") -> None:
         names, old = self.teller.findings, known.teller.findings
@@ -304,22 +295,15 @@ class InpaintingTask(L.LightningModule):
 
     def inpaint(self, image: Tensor, region: Tensor, condition: Condition, **options: Any) -> Tensor:
         """`inpaint` with the averaged field and this task's settings; `options` (at least `seeds`) overrule them."""
-        names = ("size", "solver", "steps", "guidance", "context", "minimum")
-        settings = {name: self.hparams[name] for name in names}
-        return inpaint(
-            image, region, condition, **{"velocity": self.painter, "space": self.space, **settings, **options}
-        )
+        return inpaint(image, region, condition, **self._painting("size", "context", "minimum") | options)
 
     def paint(self, image: Tensor, region: Tensor, coordinates: Tensor, condition: Condition, **options: Any) -> Tensor:
         """`paint` with the averaged field and this task's settings; `options` (at least `seeds`) overrule them."""
-        settings = {name: self.hparams[name] for name in ("solver", "steps", "guidance")}
-        return paint(
-            image,
-            region,
-            coordinates,
-            condition,
-            **{"velocity": self.painter, "space": self.space, **settings, **options},
-        )
+        return paint(image, region, coordinates, condition, **self._painting() | options)
+
+    def _painting(self, *names: str) -> dict[str, Any]:
+        settings = {name: self.hparams[name] for name in ("solver", "steps", "guidance", *names)}
+        return {"velocity": self.painter, "space": self.space, **settings}
 
     def condition(
         self,
@@ -353,24 +337,9 @@ class InpaintingTask(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine."""
-        hp = self.hparams
-        text = [p for name, p in self.velocity.named_parameters() if "embed.text.encoder.model." in name]
-        chosen = {id(p) for p in text}
-        groups = [
-            {"params": [p for p in self.velocity.parameters() if p.requires_grad and id(p) not in chosen]},
-            {"params": [p for p in text if p.requires_grad], "lr": hp["text_lr"] or hp["lr"]},
-        ]
-        groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, hp["lr"], weight_decay=hp["weight_decay"])
-        total = self.trainer.estimated_stepping_batches
-
-        def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / max(1, hp["warmup"]))
-            return rise if math.isinf(total) else rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """AdamW with warm-up and cosine (see `adamw`)."""
+        hp, total = self.hparams, self.trainer.estimated_stepping_batches
+        return adamw(self.velocity, hp["lr"], hp["text_lr"], hp["weight_decay"], hp["warmup"], total)
 
     def _loss(
         self, field: VelocityField, examples: Examples, condition: Condition, generator: torch.Generator
@@ -423,11 +392,5 @@ def load_inpainter(path: str | Path, device: str = "cpu") -> InpaintingTask:
 def _from_weights_file(file: Path) -> InpaintingTask:
     content = read_weights_file(file)
     task = InpaintingTask(**content.settings)
-    task.average.module.load_state_dict(content.state)
-    task.velocity.load_state_dict(content.state)
-    task.average_maps.load(content.average_maps)
-    task.patients = content.patients
-    if content.vocabulary is not None:
-        known = Vocabulary.from_json(content.vocabulary, task.hparams["text_limit"])
-        task.teller = replace(task.teller, vocabulary=known)
+    take_up(task, content)
     return task

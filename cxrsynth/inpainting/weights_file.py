@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_bytes
+from cxrsynth.inpainting.text import Vocabulary
 
 FOLDER = Path(__file__).with_name("weights")
 SHIPPED = ("nih", "phantom")
 SUFFIX = ".safetensors"
 MAPS = "average_maps."
+SPACE = "space."
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class WeightsFile:
 
     Attributes:
         settings: Arguments of `InpaintingTask`.
-        state: Its averaged weights, float32 by name.
+        state: Its averaged weights, float32 by name, and those of its autoencoder as `space.*`.
         average_maps: See `AverageMaps.state`.
         vocabulary: Of the text encoder, as JSON; None without text.
         patients: Digests of the training patients (see `digests`).
@@ -48,6 +50,16 @@ def find_inpainter(name: str | Path) -> Path:
 def digests(patients: Iterable[str]) -> list[str]:
     """Patients as short hashes: enough to recognise one that is known, not to list them."""
     return sorted({hashlib.sha256(patient.encode()).hexdigest()[:12] for patient in patients})
+
+
+def refuse_leaks(held_out: Iterable[str], trained: Iterable[str]) -> None:
+    """Raises `UserError` where patients to be judged by are among the digests of those trained on."""
+    leaks = set(digests(held_out)) & set(trained)
+    if leaks:
+        raise UserError(
+            f"start or teacher was trained on {len(leaks)} patients that are now in val or test; split them as it "
+            "did, or take another archive"
+        )
 
 
 def write_weights_file(path: str | Path, content: WeightsFile) -> Path:
@@ -81,3 +93,17 @@ def read_weights_file(path: str | Path) -> WeightsFile:
     maps = {name.removeprefix(MAPS): tensors.pop(name) for name in list(tensors) if name.startswith(MAPS)}
     state = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in tensors.items()}
     return WeightsFile(told["settings"], state, maps, told["vocabulary"], told["patients"])
+
+
+def take_up(task: Any, content: WeightsFile) -> None:
+    """Give an inpainter, made with the file's settings, all else that the file holds."""
+    space = {name.removeprefix(SPACE): value for name, value in content.state.items() if name.startswith(SPACE)}
+    field = {name: value for name, value in content.state.items() if not name.startswith(SPACE)}
+    task.space.load_state_dict(space)
+    task.average.module.load_state_dict(field)
+    task.velocity.load_state_dict(field)
+    task.average_maps.load(content.average_maps)
+    task.patients = content.patients
+    if content.vocabulary is not None:
+        known = Vocabulary.from_json(content.vocabulary, task.hparams["text_limit"])
+        task.teller = replace(task.teller, vocabulary=known)

@@ -74,6 +74,8 @@ class DistilTask(InpaintingTask):
         trained = Context().run(load_inpainter, teacher)
         if trained.hparams["jumps"]:
             raise UserError(f"teacher {teacher} is a few-step student itself; give the inpainter it was made from")
+        if trained.hparams["latent"] is not None:
+            raise UserError(f"teacher {teacher} works on latents; only inpainters of pixels can be distilled so far")
         settings = {name: value for name, value in trained.hparams.items() if name in _SETTINGS}
         settings |= {"start": None, "jumps": True, "solver": "jump", "steps": steps, "guidance": 1.0}
         settings |= {"lr": lr, "warmup": warmup, "ema_decay": ema_decay, "seed": seed, "compile": compile}
