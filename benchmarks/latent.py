@@ -3,7 +3,7 @@
 python benchmarks/latent.py runs/latent > benchmarks/results/latent.txt
 
 In pieces: `--only autoencoder`, then `inpainter`, then `measure`; what a piece needs lies in the folder. Simulated
-films of 128 pixels; windows of 48, their latents 12 x 12 x 4. Region: the mask of a training patient's finding of the
+films of 128 pixels; windows of 32, their latents 8 x 8 x 4. Region: the mask of a training patient's finding of the
 asked kind, laid on a healthy film of a validation or test patient. The oracle, which measures findings from pixels,
 scores the untouched source and the result; intervals are bootstrap intervals over source patients.
 """
@@ -34,8 +34,8 @@ from cxrsynth.inpainting import Condition, InpaintingTask, load_inpainter
 from cxrsynth.inpainting.space import Latents, Scene
 
 FINDINGS = ["Effusion", "Consolidation", "Pneumothorax", "Cardiomegaly"]
-SIZE = 48
-CODEC: dict[str, Any] = {"size": SIZE, "channels": [16, 32, 64], "latent_channels": 4, "norm_groups": 8, "bf16": True}
+SIZE = 32
+CODEC: dict[str, Any] = {"size": SIZE, "channels": [16, 32, 32], "latent_channels": 4, "norm_groups": 8}
 UNET: dict[str, Any] = {
     "size": SIZE,
     "channels": [64, 96],
@@ -201,10 +201,10 @@ def print_times(folder: Path, repeats: int = 5) -> None:
     """CPU seconds of a window, latents beside pixels, the same UNet and steps."""
     latent = load_inpainter(folder / "inpainting.ckpt")
     tasks = {
-        "latents 12 x 12": latent,
-        "pixels, blocks of 2 (24 x 24)": InpaintingTask(FINDINGS, **UNET, patch=2).eval(),
-        "pixels, blocks of 4 (12 x 12)": InpaintingTask(FINDINGS, **UNET, patch=4).eval(),
-        "pixels (48 x 48)": InpaintingTask(FINDINGS, **UNET).eval(),
+        "latents 8 x 8": latent,
+        "pixels, blocks of 2 (16 x 16)": InpaintingTask(FINDINGS, **UNET, patch=2).eval(),
+        "pixels, blocks of 4 (8 x 8)": InpaintingTask(FINDINGS, **UNET, patch=4).eval(),
+        "pixels (32 x 32)": InpaintingTask(FINDINGS, **UNET).eval(),
     }
     image, region = torch.rand(1, 1, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)
     where, asked = torch.zeros(1, 2, SIZE, SIZE), Condition.from_names([["Effusion"]], FINDINGS)
@@ -214,8 +214,8 @@ def print_times(folder: Path, repeats: int = 5) -> None:
             started = time.process_time()
             task.paint(image, region, where, asked, seeds=[0], steps=10)
             seconds[name].append(time.process_time() - started)
-    own = np.median(seconds["latents 12 x 12"])
-    print("seconds a window of 48 x 48, midpoint, 10 steps, guidance, one thread:")
+    own = np.median(seconds["latents 8 x 8"])
+    print("seconds a window of 32 x 32, midpoint, 10 steps, guidance, one thread:")
     for name, values in seconds.items():
         print(f"  {name:32s} {np.median(values):6.2f}   {np.median(values) / own:4.1f} times the latents'")
 
@@ -225,9 +225,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=["autoencoder", "inpainter", "measure"])
     parser.add_argument("--films", type=int, default=600)
-    parser.add_argument("--codec-steps", type=int, default=350)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--count", type=int, default=24, help="healthy films to paint on")
+    parser.add_argument("--codec-steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--count", type=int, default=12, help="healthy films to paint on")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder: Path = options.folder

@@ -12,9 +12,11 @@ from cxrsynth.cli import main
 from cxrsynth.data.phantom import write_phantom
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting import Condition, InpaintingTask, load_inpainter
+from cxrsynth.inpainting.export import weights_of
 from cxrsynth.inpainting.inpaint import inpaint
 from cxrsynth.inpainting.path import flow_loss
 from cxrsynth.inpainting.space import Latents, build_space
+from cxrsynth.inpainting.weights_file import write_weights_file
 
 SIZES = {"channels": (8, 8, 8), "latent_channels": 3, "norm_groups": 4}
 TINY = {"size": 32, "channels": [8, 16], "attention": [False, True], "head_channels": 8, "norm_groups": 4}
@@ -187,6 +189,17 @@ def test_an_unknown_scale_is_asked_for(tmp_path):
 def test_the_size_must_fit_network_and_autoencoder(file):
     with pytest.raises(UserError, match="multiples of 8"):
         InpaintingTask(["left", "right"], **{**TINY, "size": 36}, latent=str(file))
+
+
+def test_an_exported_file_holds_the_autoencoder(file, tmp_path):
+    task = InpaintingTask(["left", "right"], **TINY, latent=str(file)).eval()
+    path = write_weights_file(tmp_path / "small.safetensors", weights_of(task))
+    again = load_inpainter(path)
+    for name, value in task.space.state_dict().items():
+        torch.testing.assert_close(again.space.state_dict()[name], value, rtol=0.01, atol=0.01)  # bfloat16
+    batch = Batches()[0]
+    painted = again.inpaint(batch["image"], batch["map"], Condition.none(4, 2), seeds=range(4), steps=1)
+    assert torch.equal(painted[batch["map"] == 0], batch["image"][batch["map"] == 0])
 
 
 def test_the_command_line_goes_on_when_the_autoencoders_file_is_gone(file, tmp_path, monkeypatch):
