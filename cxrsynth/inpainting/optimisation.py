@@ -22,7 +22,7 @@ def adamw(
     """
     text = [p for name, p in field.named_parameters() if "embed.text.encoder.model." in name]
     chosen = {id(p) for p in text}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in field.parameters() if p.requires_grad and id(p) not in chosen]},
         {"params": [p for p in text if p.requires_grad], "lr": text_lr or lr},
     ]

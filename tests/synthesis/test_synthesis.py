@@ -19,7 +19,7 @@ from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.reading import read_image, read_stored
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
-from cxrsynth.inpainting.task import InpaintingTask
+from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
 from cxrsynth.synthesis.plan import write_plan
 from cxrsynth.synthesis.task import SynthesisTask
@@ -71,7 +71,7 @@ def test_stored_values_outside_the_region_are_the_sources(archive, made):
         assert (image[region == 255] != source[region == 255]).mean() > 0.5
 
 
-def test_an_inpainter_of_latents_works_unchanged(archive, tmp_path):
+def test_an_inpainter_of_latents_works_unchanged(archive, save, tmp_path):
     folder = tmp_path / "latent"
     folder.mkdir()
     for name in ("phantom", "plan.csv", "attention.ckpt"):
@@ -79,7 +79,8 @@ def test_an_inpainter_of_latents_works_unchanged(archive, tmp_path):
     codec = Autoencoder((8, 8), latent_channels=2, norm_groups=4)
     codec.scale.fill_(2.0)
     latent = str(save_autoencoder(codec, tmp_path / "autoencoder.safetensors"))
-    task = InpaintingTask(FINDINGS, size=32, channels=[16, 16], attention=[False, True], latent=latent)
+    findings = load_inpainter(archive / "inpainting.ckpt").hparams["findings"]
+    task = InpaintingTask(findings, size=32, channels=[16, 16], attention=[False, True], latent=latent)
     save(task, folder / "inpainting.ckpt")
     made = synthesise(folder, tmp_path / "one")
     test_stored_values_outside_the_region_are_the_sources(folder, (tmp_path / "one", made))
