@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.attention.glori import GLoRI
+from cxrsynth.encoder.checkpoint import OWN_ENTRY
 from cxrsynth.encoder.weights import load_strictly, read_weights
 from cxrsynth.errors import UserError
 
@@ -55,6 +56,8 @@ def load_glori(
 ) -> GLoRI:
     """Load a GLoRI head in eval mode from the authors' layout (`{"model": {"classifiers_dict.<name>.decoder.…"}}`).
 
+    Of a checkpoint of `GLoRITask` it is the best head, with its own sizes and findings.
+
     Args:
         path: The file (see `read_weights`); sizes and `cat_cls` are read from its weights.
         name: Which head, when the file holds several (one per learning rate tried).
@@ -68,6 +71,8 @@ def load_glori(
             or mis-shaped keys, all of them named.
     """
     raw = read_weights(path)
+    if OWN_ENTRY in raw and "heads.0.queries" in raw.get("state_dict", {}):
+        return _own_head(raw, path)
     name, entries = _pick_head(raw, name, path)
     stem = Counter(match.group() for key in entries if (match := _PREFIX.match(key))).most_common(1)[0][0]
     ours = {stem + theirs: key for key, theirs in _THEIRS.items()}
@@ -84,6 +89,20 @@ def load_glori(
         head = GLoRI(**sizes, num_heads=num_heads, classes=findings)
     state["weight"] = state["weight"].squeeze(-1)  # theirs is [C, dim, 1]
     load_strictly(head, state, names, path)
+    head.queries.requires_grad_(False)
+    return head.eval()
+
+
+def _own_head(raw: Mapping[str, Any], path: str | Path) -> GLoRI:
+    """The best head in a checkpoint of `GLoRITask`."""
+    given, weights = raw["hyper_parameters"], raw["state_dict"]
+    prefix = f"heads.{int(weights['best'])}."
+    state = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    sizes = {name: given[name] for name in ("blocks", "dim", "num_heads", "ffn_hidden", "cat_cls")}
+    width = given["architecture"]["dim"]
+    with torch.device("meta"):
+        head = GLoRI(len(given["findings"]), width, **sizes, classes=given["findings"])
+    load_strictly(head, state, {key: prefix + key for key in [*head.state_dict(), *state]}, path)
     head.queries.requires_grad_(False)
     return head.eval()
 

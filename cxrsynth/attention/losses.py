@@ -1,5 +1,7 @@
 """What the head is trained to lower."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,4 +28,4 @@ def asymmetric_loss(
     return masked_mean(-(truth * positive + (1 - truth) * negative), target)
 
 
-LOSSES = {"bce": binary_cross_entropy, "asymmetric": asymmetric_loss}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": binary_cross_entropy, "asymmetric": asymmetric_loss}

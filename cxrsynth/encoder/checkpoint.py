@@ -34,6 +34,7 @@ def load_encoder(
     Understands CheXFound's published file (`{"teacher": {"backbone.…"}}`, blocks chunked or flat), DINOv2's release
     (bare names), shards of either (a folder or an index), `torch.save` or safetensors, fp16 or bf16 weights, and
     checkpoints of `DINOTask` (its moving-average teacher) and `GLoRITask`. All sizes are read from the weights.
+    DINOv2's models with registers were made with `interpolate_offset=0` and `interpolate_antialias=True`.
 
     Args:
         path: The file (see `read_weights`).

@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from cxrsynth.attention import load_glori
 from cxrsynth.attention.cache import FeatureCache
 from cxrsynth.attention.maps import finding_map
 from cxrsynth.attention.task import GLoRITask
@@ -80,6 +81,9 @@ def test_training_finds_the_patches_and_the_checkpoint_is_enough(tmp_path):
 
     alone = load_encoder(tmp_path / "task.ckpt")
     torch.testing.assert_close(alone(image, 2)[0][0], task.encoder(image, 2)[0][0])
+    head = load_glori(tmp_path / "task.ckpt")
+    torch.testing.assert_close(head(alone(image, 2)), task(image))
+    assert head.classes == ("Left", "Right")
 
 
 def test_frozen_encoder_stays_and_the_best_rate_is_kept():
