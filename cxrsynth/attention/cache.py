@@ -14,7 +14,9 @@ from cxrsynth.files import write_atomic
 
 
 class FeatureCache:
-    """One memory-mapped float16 file an image, in a folder named after the encoder's weights, sizes and contrast.
+    """One memory-mapped float16 file an image, in a folder named after all that features depend on.
+
+    These are the encoder's weights, sizes and contrast, and the archive with the way its images are made square.
 
     Memory does not grow with the archive, and a run that is cut off finds what it had computed.
 
@@ -23,11 +25,13 @@ class FeatureCache:
         encoder: Frozen and in eval mode.
         blocks: How many of its last blocks are kept.
         image_size: Side of the square images in pixels.
+        source: Where the images come from and what is done to them first, as far as it is known.
     """
 
-    def __init__(self, folder: str | Path, encoder: ViT, blocks: int, image_size: int):
+    def __init__(self, folder: str | Path, encoder: ViT, blocks: int, image_size: int, source: Sequence[str] = ()):
         self.encoder, self.blocks, self.image_size = encoder, blocks, image_size
-        digest = hashlib.sha256(json.dumps([encoder.config, blocks, image_size], sort_keys=True).encode())
+        settings = [encoder.config, blocks, image_size, *source]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, value in sorted(encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -209,7 +209,9 @@ class GLoRITask(L.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and data.hparams.get("augment"):
             raise UserError("cache is given, but the data are augmented, so no image is seen twice; set augment to 0")
-        cache = FeatureCache(self.hparams["cache"], self.encoder, self.hparams["blocks"], self.hparams["image_size"])
+        source = [str(data.hparams.get(name)) for name in ("manifest", "square")] if data is not None else []
+        sizes = (self.hparams["blocks"], self.hparams["image_size"])
+        cache = FeatureCache(self.hparams["cache"], self.encoder, *sizes, source)
         images = sum(len(data.table(split)) for split in ("train", "val")) if data is not None else 0
         size = images * cache.bytes_per_image / 2**30
         rank_zero_info(f"features of {images} images: {size:.2f} GiB in {cache.folder}")

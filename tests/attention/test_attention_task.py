@@ -12,6 +12,7 @@ from cxrsynth.attention.cache import FeatureCache
 from cxrsynth.attention.maps import finding_map
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.attention.writer import MapWriter
+from cxrsynth.data import CXRDataModule
 from cxrsynth.encoder import ViT, load_encoder
 from cxrsynth.errors import UserError
 
@@ -113,7 +114,8 @@ def test_low_rank_changes_learn_and_are_merged_for_others(tmp_path):
 
 def test_cached_features_are_the_encoder_s_and_are_computed_once(tmp_path):
     task = make(cache=str(tmp_path))
-    cache = FeatureCache(tmp_path, task.encoder, 2, 32)
+    same = (task.encoder, 2, 32)
+    cache = FeatureCache(tmp_path, *same)
     batch = batches(1)[0]
     image, ids = batch["image"], batch["image_id"]
     part = cache.features(image[:5], ids[:5])
@@ -126,8 +128,23 @@ def test_cached_features_are_the_encoder_s_and_are_computed_once(tmp_path):
     files = list(cache.folder.glob("*.npy"))
     assert len(files) == 16
     assert files[0].stat().st_size - cache.bytes_per_image == 128  # the header of a .npy file
-    other = FeatureCache(tmp_path, ViT(**ARCHITECTURE), 2, 32)
-    assert other.folder != cache.folder
+    for other in (FeatureCache(tmp_path, ViT(**ARCHITECTURE), 2, 32), FeatureCache(tmp_path, *same, ["crop"])):
+        assert other.folder != cache.folder
+    assert FeatureCache(tmp_path, *same).folder == cache.folder
+
+
+def test_features_above_the_budget_are_computed_on_the_fly(tmp_path):
+    rows = ["image_id,path,labels,split"]
+    for index in range(8):
+        Image.fromarray(np.full((32, 32), 20 * index, np.uint8)).save(tmp_path / f"{index}.png")
+        rows.append(f"i{index},{index}.png,{FINDINGS[index % 2]},{('train', 'val')[index // 4]}")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows) + "\n")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    for gib, files in ((0.0, 0), (1.0, 8)):
+        data = CXRDataModule(str(tmp_path / "metadata.csv"), 32, FINDINGS, batch_size=4)
+        task = make(cache=str(tmp_path / "features"), cache_gib=gib)
+        L.Trainer(max_steps=1, **quiet).fit(task, data)
+        assert len(list(tmp_path.rglob("*.npy"))) == files
 
 
 def test_training_from_the_cache(tmp_path):
