@@ -14,9 +14,11 @@ template <class T> class Passes {
  public:
   Passes(const Level<T>& level, const DemonsOptions& options, int threads)
       : level_(level), options_(options), threads_(std::min(threads, level.height)), size_(size_t(level.height) * level.width),
-        diffusion_(taps_of<T>(options.diffusion)), update_(2 * size_), next_(2 * size_) {
+        diffusion_(taps_of<T>(options.diffusion)), update_(2 * size_), next_(2 * size_), lines_(threads_) {
     T* out = options.diffeomorphic ? update_.data() : next_.data();
     sweeps_ = std::vector<Sweep<T>>(threads_, Sweep<T>(level, options, out, !options.diffeomorphic));
+    const size_t r = diffusion_.empty() ? 0 : diffusion_.size() - 1;
+    for (Line& line : lines_) line = {std::vector<T>(level.width + 2 * r), std::vector<const T*>(2 * r + 1)};
   }
 
   // u <- smoothed (u + du), or through v = exp(du) by scaling and squaring: v = du / 2^N, then N times v <- v + v o (Id + v);
@@ -47,8 +49,11 @@ template <class T> class Passes {
     const RowKernels<T>& kernels = row_kernels<T>();
 #pragma omp parallel num_threads(threads_) if (threads_ > 1)
     {
-      std::vector<T> padded(w + 2 * r);
-      std::vector<const T*> rows(2 * r + 1);
+#ifdef _OPENMP
+      auto& [padded, rows] = lines_[omp_get_thread_num()];
+#else
+      auto& [padded, rows] = lines_[0];
+#endif
 #pragma omp for
       for (int row = 0; row < 2 * h; ++row) {
         const T* in = level_.u + size_t(row) * w;
@@ -94,11 +99,18 @@ template <class T> class Passes {
     }
   }
 
+  // What a thread smooths a row in.
+  struct Line {
+    std::vector<T> padded;
+    std::vector<const T*> rows;
+  };
+
   Level<T> level_;
   const DemonsOptions& options_;
   int threads_;
   size_t size_;
   std::vector<T> diffusion_, update_, next_;
+  std::vector<Line> lines_;
   std::vector<Sweep<T>> sweeps_;
 };
 

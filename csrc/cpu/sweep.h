@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <new>
 #include <vector>
 
 #include "cpu/row_kernels.h"
@@ -34,16 +35,29 @@ struct Rows {
 // A kernel's taps in the type of the images.
 template <class T> std::vector<T> taps_of(const std::vector<double>& taps) { return {taps.begin(), taps.end()}; }
 
+// Memory that starts with a line of the cache: a vector that straddles two of them is read twice.
+template <class T> struct LineAligned {
+  using value_type = T;
+  static constexpr std::align_val_t line{64};
+  LineAligned() = default;
+  template <class U> LineAligned(const LineAligned<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+  void deallocate(T* p, size_t) { ::operator delete(p, line); }
+  template <class U> bool operator==(const LineAligned<U>&) const { return true; }
+  template <class U> bool operator!=(const LineAligned<U>&) const { return false; }
+};
+template <class T> using Buffer = std::vector<T, LineAligned<T>>;
+
 template <class T> class Sweep {
  public:
   // Results go to `out` [2,H,W]: u + du, or du alone where not `add`.
   Sweep(const Level<T>& level, const DemonsOptions& options, T* out, bool add)
       : level_(level), options_(options), kernels_(row_kernels<T>()), out_(out), add_(add),
         fluid_(taps_of<T>(options.fluid)), diffusion_(taps_of<T>(options.diffusion)),
-        rf_(radius(fluid_)), rd_(radius(diffusion_)), pad_(std::max(rf_, rd_)),
+        rf_(radius(fluid_)), rd_(radius(diffusion_)), pad_((std::max(rf_, rd_) + 15) / 16 * 16),
         stride_(padded(level.width)), warped_(4 * stride_), zero_(level.width, T(0)), scratch_(level.width),
         buffer_(2 * (stride_ + 2 * pad_)), fluid_ring_(fluid_.empty() ? 0 : 2 * (2 * rf_ + 1) * stride_),
-        ring_(2 * (2 * rd_ + 2) * stride_), rows_(2 * pad_ + 2), row_sums_(level.height) {}
+        ring_(2 * (2 * rd_ + 2) * stride_), rows_(2 * std::max(rf_, rd_) + 2), row_sums_(level.height) {}
 
   int reach() const { return 1 + rf_ + rd_; }  // rows around a pixel that its result depends on
   int lag() const { return reach() + 1; }      // steps by which the next iteration follows
@@ -81,7 +95,7 @@ template <class T> class Sweep {
   T* warped(int y) { return &warped_[(clamp(y) & 3) * stride_]; }
   T* buffer(int c) { return &buffer_[c * (stride_ + 2 * pad_) + pad_]; }
   // Rows of a ring that holds `size` of them for each component.
-  T* ring_row(std::vector<T>& ring, int size, int c, int y) { return &ring[(size_t(c) * size + y % size) * stride_]; }
+  T* ring_row(Buffer<T>& ring, int size, int c, int y) { return &ring[(size_t(c) * size + y % size) * stride_]; }
   T* fluid_row(int c, int y) { return ring_row(fluid_ring_, 2 * rf_ + 1, c, y); }
   T* diffusion_row(int c, int y) { return ring_row(ring_, 2 * rd_ + 2, c, y); }
   const T* u_row(int c, int y) const { return add_ ? level_.u + at(c, y) : zero_.data(); }
@@ -151,7 +165,7 @@ template <class T> class Sweep {
   std::vector<T> fluid_, diffusion_;
   int rf_, rd_, pad_;
   size_t stride_;
-  std::vector<T> warped_, zero_, scratch_, buffer_, fluid_ring_, ring_;
+  Buffer<T> warped_, zero_, scratch_, buffer_, fluid_ring_, ring_;
   std::vector<const T*> rows_;
   std::vector<Sums> row_sums_;
   Rows rows_out_{}, rows_v_{}, rows_force_{}, rows_warp_{};
