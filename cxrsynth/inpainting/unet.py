@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.embedder import ConditionEmbedder, Embedded
+from cxrsynth.inpainting.fast import speed_up
 from cxrsynth.inpainting.parametrisation import Parametrisation, Preconditioned
 from cxrsynth.precision import autocast
 
@@ -79,6 +80,7 @@ class VelocityUNet(nn.Module):
             num_class_embeds=1,  # opens the door through which the condition joins the time embedding
         )
         self.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        speed_up(self.unet)
         self.unet.class_embedding = nn.Identity()  # type: ignore[assignment]
         if recompute:
             for block in (*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks):

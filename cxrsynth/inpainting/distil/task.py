@@ -25,14 +25,15 @@ WARP = 2.0  # of the time grid, as `inpaint` has it
 class DistilTask(InpaintingTask):
     """Teaches a student to jump along its guided teacher's trajectories (see `FlowMap`).
 
-    Each step follows the teacher for the images of one batch, keeps what it passed in a pool, and fits the student's
-    mean velocity to jumps drawn from the pool. The checkpoint is an inpainter's: `load_inpainter` reads it, and it
-    paints with the solver `jump`, in `steps` steps of one forward each, guidance included.
+    The teacher is followed for the images of a batch, what it passed is kept in a pool, and each step fits the
+    student's mean velocity to jumps drawn from the pool. The checkpoint is an inpainter's: `load_inpainter` reads it,
+    and it paints with the solver `jump`, in `steps` steps of one forward each, guidance included.
 
     Args:
         teacher: Checkpoint of a trained inpainter, whose settings the student takes over.
         steps: Steps of the student's finest time grid, a power of 2. It learns to paint in these and in half, a
             quarter, ... of them.
+        every: The teacher is followed in every so many-th step; in the others the student learns from the pool alone.
         batch: Jumps of a training step.
         pool: Most trajectories kept; a training that was cut off and goes on fills it again.
         asked: Share of trajectories that show what a user may ask, not what the image shows (see `wishes`).
@@ -52,6 +53,7 @@ class DistilTask(InpaintingTask):
         self,
         teacher: str,
         steps: int = 4,
+        every: int = 2,
         batch: int = 16,
         pool: int = 512,
         asked: float = 0.5,
@@ -82,7 +84,15 @@ class DistilTask(InpaintingTask):
         super().__init__(**settings)
         guidance = trained.hparams["guidance"] if teacher_guidance is None else teacher_guidance
         check_guidance(guidance)
-        own = {"teacher": teacher, "batch": batch, "pool": pool, "asked": asked, "led": led, "graded": graded}
+        own = {
+            "teacher": teacher,
+            "every": every,
+            "batch": batch,
+            "pool": pool,
+            "asked": asked,
+            "led": led,
+            "graded": graded,
+        }
         own |= {"teacher_solver": teacher_solver, "fine": fine, "teacher_guidance": guidance}
         self.hparams.update({**settings, **own})  # LightningCLI gave this task's arguments alone
         start_from(cast(FlowMap, self.velocity), cast(torch.nn.Module, trained.painter))
@@ -112,19 +122,25 @@ class DistilTask(InpaintingTask):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Follow the teacher for a batch of the datamodule, and fit jumps from the pool."""
         hp, chance = self.hparams, self.chance(batch_idx)
+        if self.kept.kept is None or batch_idx % hp["every"] == 0:
+            self._fill(batch, chance)
+        jumps = draw_jumps(self.kept.draw(hp["batch"], chance), self.lengths, chance)
+        mean = cast(FlowMap, self.velocity)(
+            jumps.x, jumps.t, jumps.region, jumps.coordinates, jumps.condition, jumps.until
+        )
+        loss = flow_loss(mean, jumps.target, jumps.region, hp["balance"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(jumps.x))
+        return loss
+
+    def _fill(self, batch: Mapping[str, Any], chance: torch.Generator) -> None:
+        """Follow the teacher for the images of a batch, and keep what it passed."""
+        hp = self.hparams
         examples = self.draw(batch, chance, hp["jitter"], self.current_epoch)
         asked = wishes(examples.condition, hp["asked"], chance)
         condition = asked.dropped(hp["drop_all"], hp["drop_each"], chance, hp["drop"])
         led = int(torch.randint(1, hp["steps"], (1,), generator=chance)) if hp["steps"] > 1 else 0
         led = led if torch.rand(1, generator=chance) < hp["led"] else 0
         self.kept.add(self.follow(examples, condition, chance, starts(0.9, hp["graded"], chance), led))
-        jumps = draw_jumps(self.kept.draw(hp["batch"], chance), self.lengths, chance)
-        mean = cast(FlowMap, self.velocity)(
-            jumps.x, jumps.t, jumps.region, jumps.coordinates, jumps.condition, jumps.until
-        )
-        loss = flow_loss(mean, jumps.target, jumps.region)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(jumps.x))
-        return loss
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """How far the student ends from its teacher, from the same noise, in parts of the teacher's own spread."""
