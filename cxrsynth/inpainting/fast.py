@@ -28,10 +28,14 @@ def speed_up(unet: nn.Module) -> None:
 
 
 def plain(x: Tensor, *weights: Tensor) -> bool:
-    """Whether the fast paths apply: on a CPU, in float32, without gradient and outside a compiler."""
+    """Whether the fast paths apply: on a CPU, in float32, without gradient, compiler and other processes.
+
+    Sharded weights are gathered into the same memory again and again, so a change of theirs would not be noticed.
+    """
     learns = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
     here = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return here and not learns and not torch.compiler.is_compiling()
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    return here and alone and not learns and not torch.compiler.is_compiling()
 
 
 class WinogradConv2d(nn.Conv2d):

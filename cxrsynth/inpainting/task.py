@@ -28,6 +28,7 @@ from cxrsynth.inpainting.path import flow_loss, straight_path
 from cxrsynth.inpainting.published import read_unet
 from cxrsynth.inpainting.regions import check_mix
 from cxrsynth.inpainting.sensitivity import flipped, relative_change
+from cxrsynth.inpainting.sharding import shard
 from cxrsynth.inpainting.solver import Solver
 from cxrsynth.inpainting.space import build_space
 from cxrsynth.inpainting.telling import Teller, corpus, wish
@@ -227,6 +228,10 @@ class InpaintingTask(L.LightningModule):
             self.teller = replace(self.teller, vocabulary=known.teller.vocabulary)
         rank_zero_info(f"starting from {self.hparams['start']}; fresh: {', '.join(fresh) or 'nothing'}")
 
+    def configure_model(self) -> None:
+        """Shard the weights over processes where the strategy is a model-parallel one (FSDP2)."""
+        shard((self.velocity, self.average.module), self.device_mesh)
+
     def on_fit_start(self) -> None:
         """Compile, where asked for."""
         if self.hparams["compile"]:
@@ -322,13 +327,12 @@ class InpaintingTask(L.LightningModule):
     ) -> Examples:
         """Windows, regions and conditions of a batch, as training sees them (see `draw_examples`)."""
         hp = self.hparams
-        low, high = hp["share"]
         return draw_examples(
             batch,
             self.teller,
             size=hp["size"],
             regions=self.regions,
-            share=(low, high),
+            share=hp["share"],
             context=hp["context"],
             minimum=hp["minimum"],
             jitter=jitter,
