@@ -11,6 +11,7 @@ to the oracle's scores (kind `simulated`), and are what a removal starts from. A
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -59,15 +60,15 @@ class Case:
         return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
-def draw_cases(count: int) -> Iterator[Case]:
-    for number in range(count):
-        rng = np.random.default_rng([SEED, number])
-        patient, exposure = Patient.draw(int(rng.integers(2**31))), Exposure.draw(int(rng.integers(2**31)))
-        film = render(patient, exposure)
-        for finding in FINDINGS:
-            twin = render(patient, exposure, [(finding, float(rng.uniform(*SEVERITY)))])
-            if twin.lesions:
-                yield Case(number, finding, film, twin)
+def draw_cases(number: int) -> Iterator[Case]:
+    """The cases of one patient."""
+    rng = np.random.default_rng([SEED, number])
+    patient, exposure = Patient.draw(int(rng.integers(2**31))), Exposure.draw(int(rng.integers(2**31)))
+    film = render(patient, exposure)
+    for finding in FINDINGS:
+        twin = render(patient, exposure, [(finding, float(rng.uniform(*SEVERITY)))])
+        if twin.lesions:
+            yield Case(number, finding, film, twin)
 
 
 class Bench:
@@ -134,7 +135,9 @@ def border_step(film: Film, region: NDArray[np.bool_]) -> float:
     return float(np.concatenate(steps).mean())
 
 
-def run_case(bench: Bench, case: Case, traces: list[dict[str, Any]], strengths: list[dict[str, Any]]) -> None:
+def run_case(bench: Bench, case: Case) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """All kinds of guidance for one film and finding; gives traces, and scores by strength."""
+    strengths = []
     film, twin = stored(case.film), stored(case.twin)
     finding, seed = case.finding, case.number
     rng = np.random.default_rng([SEED, case.number, FINDINGS.index(finding)])
@@ -167,7 +170,7 @@ def run_case(bench: Bench, case: Case, traces: list[dict[str, Any]], strengths: 
             trace["fine source"] = before[inner].mean() / before[ring].mean()
     trace["between seeds"] = np.abs(painted.astype(float) - other)[region].mean()
     trace["from the source"] = np.abs(painted.astype(float) - film)[region].mean()
-    traces.append(trace)
+    return trace, strengths
 
 
 def run_pairs(bench: Bench, film: Phantom, number: int) -> list[dict[str, Any]]:
@@ -210,7 +213,7 @@ def print_effects(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def print_rest(bench: Bench, traces: pd.DataFrame, strengths: pd.DataFrame, pairs: pd.DataFrame) -> None:
+def print_rest(traces: pd.DataFrame, strengths: pd.DataFrame, pairs: pd.DataFrame) -> None:
     print("\nStrength: score of the asked finding, mean over every second film, at " + ", ".join(map(str, STRENGTHS)))
     table = strengths.pivot_table(index="finding", columns="strength", values="score")
     for finding in FINDINGS:
@@ -240,35 +243,44 @@ def print_rest(bench: Bench, traces: pd.DataFrame, strengths: pd.DataFrame, pair
         print(f"{words:62s} {shown(mean(part[name], part.patient))}")
     within = traces["fine painted"].dropna().between(0.5, 2).mean()
     print(f"films with fine power within 0.5 to 2 of its surroundings: {within:.0%}")
-    print(f"\nOutside the region: {bench.exact} of {bench.edits} edits exact")
+
+
+def run(number: int) -> dict[str, Any]:
+    """Everything for one patient."""
+    bench = Bench(load_inpainter(OPTIONS.checkpoint), {"steps": OPTIONS.steps, "guidance": OPTIONS.guidance})
+    cases = list(draw_cases(number))
+    found = [run_case(bench, case) for case in cases]
+    return {
+        "rows": bench.rows,
+        "traces": [trace for trace, _ in found],
+        "strengths": [row for _, rows in found for row in rows],
+        "pairs": run_pairs(bench, cases[0].film, number),
+        "edits": [(bench.edits, bench.exact)],
+    }
 
 
 def main() -> None:
+    torch.set_num_threads(1)
+    task = load_inpainter(OPTIONS.checkpoint)
+    hp = task.hparams
+    print(f"# {OPTIONS.checkpoint}: size {hp['size']}, {sum(p.numel() for p in task.velocity.parameters())} weights")
+    print(f"# {hp['solver']}, {OPTIONS.steps or hp['steps']} steps, guidance {OPTIONS.guidance or hp['guidance']}")
+    with get_context("fork").Pool(OPTIONS.processes) as pool:
+        parts = pool.map(run, range(OPTIONS.films), chunksize=1)
+    found = {name: [row for part in parts for row in part[name]] for name in parts[0]}
+    edits, exact = np.sum(found["edits"], 0)
+    print(f"# {OPTIONS.films} patients, {len(found['traces'])} pairs of film and finding, {edits} edits\n")
+    print_effects(found["rows"])
+    print_rest(pd.DataFrame(found["traces"]), pd.DataFrame(found["strengths"]), pd.DataFrame(found["pairs"]))
+    print(f"\nOutside the region: {exact} of {edits} edits exact")
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("--films", type=int, default=16)
     parser.add_argument("--steps", type=int, help="default: the inpainter's own")
     parser.add_argument("--guidance", type=float, help="default: the inpainter's own")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    settings = {"steps": options.steps, "guidance": options.guidance}
-    bench = Bench(load_inpainter(options.checkpoint), settings)
-    hp = bench.task.hparams
-    print(
-        f"# {options.checkpoint}: size {hp['size']}, {sum(p.numel() for p in bench.task.velocity.parameters())} weights"
-    )
-    print(f"# {hp['solver']}, {options.steps or hp['steps']} steps, guidance {options.guidance or hp['guidance']}")
-    traces: list[dict[str, Any]] = []
-    strengths: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []
-    for case in draw_cases(options.films):
-        run_case(bench, case, traces, strengths)
-        if case.finding == FINDINGS[0]:
-            pairs += run_pairs(bench, case.film, case.number)
-    print(f"# {options.films} patients, {len(traces)} pairs of film and finding, {bench.edits} edits\n")
-    print_effects(bench.rows)
-    print_rest(bench, pd.DataFrame(traces), pd.DataFrame(strengths), pd.DataFrame(pairs))
-
-
-if __name__ == "__main__":
+    parser.add_argument("--processes", type=int, default=2)
+    OPTIONS = parser.parse_args()
     main()

@@ -80,7 +80,7 @@ def measure_all(checkpoint: str, films: int) -> None:
     benches = {"before": Bench(load_inpainter("phantom"), {}), "after": Bench(load_inpainter(checkpoint), {})}
     old: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
-    for case in draw_cases(films):
+    for case in (case for number in range(films) for case in draw_cases(number)):
         film = stored(case.film)
         row: dict[str, Any] = {"patient": case.number, "finding": case.finding}
         for name, bench in benches.items():

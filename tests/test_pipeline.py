@@ -13,6 +13,12 @@ from PIL import Image
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.cli import main
 from cxrsynth.files import sha256_file
+from cxrsynth.inpainting import InpaintingTask, load_inpainter
+from cxrsynth.inpainting.warm_start import take_over
+from cxrsynth.inpainting.weights_file import find_inpainter
+from cxrsynth.pipeline import _from_scratch
+from cxrsynth.run_folder import Run
+from cxrsynth.stages import STAGES as STAGES_OF_RUN
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = [
@@ -142,3 +148,26 @@ def test_a_training_that_was_cut_off_goes_on_from_its_last_checkpoint(run, tmp_p
     assert seen == [4, 5, *range(6)]  # the rest of the first classifier, then all of the second
     record = json.loads((tmp_path / "run" / "stages" / "classification.json").read_text())
     assert record["figures"]["steps"] == 6
+
+
+def test_from_scratch_drops_the_start_and_takes_its_own_settings():
+    section = yaml.safe_load((ROOT / "lightning_configs" / "quickstart.yaml").read_text())["inpainting"]
+    fresh = _from_scratch(section)
+    assert section["model"]["start"] == "phantom"
+    assert fresh["model"]["start"] is None
+    assert fresh["trainer"]["max_steps"] > section["trainer"]["max_steps"]
+    assert fresh["model"]["channels"] == section["model"]["channels"]
+    assert fresh["data"] == section["data"]
+    assert set(fresh) == {"model", "data", "trainer"}
+
+
+def test_the_demo_s_start_fits_its_network_and_its_files_are_in_the_fingerprint(tmp_path):
+    config = yaml.safe_load((ROOT / "lightning_configs" / "quickstart.yaml").read_text())
+    known = load_inpainter("phantom")
+    task = InpaintingTask(config["findings"], **config["inpainting"]["model"])
+    names = list(known.hparams["findings"])
+    assert take_over(task.velocity, known.average.module.state_dict(), config["findings"], names) == []
+    (stage,) = [stage for stage in STAGES_OF_RUN if stage.name == "inpainting"]
+    assert stage.inputs(Run(tmp_path, config)) == [find_inpainter("phantom")]
+    config["inpainting"] = _from_scratch(config["inpainting"])
+    assert stage.inputs(Run(tmp_path, config)) == []
