@@ -1,4 +1,7 @@
-"""Times of several methods in one run, so that what else happens on the machine strikes all alike."""
+"""Times of several methods in one run, so that what else happens on the machine strikes all alike.
+
+With one thread the time is the CPU's, which counts nothing while other programs hold the core; with more it is the wall's.
+"""
 
 import os
 import time
@@ -27,12 +30,13 @@ def threads(count: int):
 
 def medians(methods: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each method; they take turns."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in methods}
     for method in methods.values():
         method()  # first use: memory, caches, compilation
     for _ in range(repeats):
         for name, method in methods.items():
-            start = time.perf_counter()
+            start = clock()
             method()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
