@@ -1,6 +1,6 @@
 """Times of several methods in one run, so that what else happens on the machine strikes all alike.
 
-With one thread the time is the CPU's, which counts nothing while other programs hold the core; with more it is the wall's.
+One thread: CPU time, which counts nothing while other programs hold the core. More threads: wall time.
 """
 
 import os
