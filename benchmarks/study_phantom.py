@@ -1,4 +1,4 @@
-"""A whole study on a phantom archive that is short of disease: pipeline, nine arms, page.
+"""A whole study on a phantom archive that is short of disease: pipeline, arms, page.
 
     python benchmarks/study_phantom.py OUT            # lightning_configs/rare.yaml and study_quick.yaml, about an hour
     python benchmarks/study_phantom.py OUT --tiny     # trainings of seconds, for a machine that has little time
@@ -33,11 +33,11 @@ def tiny(pipeline: dict[str, Any], settings: dict[str, Any]) -> None:
     pipeline["encoder"]["trainer"] = {"max_steps": 10}
     pipeline["attention"]["trainer"] = {"max_steps": 100, **FEW}
     pipeline["inpainting"]["trainer"] = {"max_steps": 200, "limit_val_batches": 1, **FEW, "val_check_interval": 100}
-    pipeline["classification"]["trainer"] = {"max_steps": 100, **FEW}
+    pipeline["classification"]["trainer"] = {"max_steps": 40, **FEW}
     pipeline["plan"] = {"count": 60, "group_size": 6}
     pipeline["synthesis"]["model"] |= {"steps": 4, "min_ncc": -1.0}
-    settings["arms"] = [arm for arm in settings["arms"] if arm != "pretrain"]
-    settings["classification"]["trainer"] = {"max_steps": 120, **FEW}
+    settings |= {"arms": ["real", "duplicates", "synthetic", "oracle"], "draws": 500}
+    settings["classification"]["trainer"] = {"max_steps": 60, **FEW}
     settings["classification"]["data"] |= {"size": 64, "batch_size": 24}
 
 

@@ -261,18 +261,20 @@ def learn(job: Job, recipe: Recipe, fingerprint: str) -> tuple[dict[str, pd.Data
         Predictions by what is judged ("val", "test", "external"), and figures of the training.
     """
     trainer = job.settings["trainer"]
-    model = recipe.model
+    model, first = recipe.model, 0
     if recipe.before is not None:
         first = trainer["max_steps"] // 2
         _fit(job, recipe.before, "before", fingerprint, {**trainer, "max_steps": first}, {})
         model = {**model, "start": str(_run(job, trainer).checkpoint("before"))}
         trainer = {**trainer, "max_steps": trainer["max_steps"] - first}
     figures = _fit(job, recipe, "classification", fingerprint, trainer, model)
+    figures["steps"] += first
     checkpoint = _run(job, trainer).checkpoint("classification")
+    run = _run(job, trainer)
     tables = {}
     for name in JUDGED:
-        options = {**job.settings["data"], "predict_split": name, "augment": 0.0}
-        tables[name] = predict_split(checkpoint, CXRDataModule(**_run(job, trainer).datamodule(options)))
+        options = {**run.config["classification"]["data"], "predict_split": name}
+        tables[name] = predict_split(checkpoint, CXRDataModule(**run.datamodule(options)))
     if job.external is not None:
         options = {key: job.settings["data"][key] for key in ("size", "batch_size") if key in job.settings["data"]}
         data = CXRDataModule(str(job.external), findings=job.material.findings, predict_split="all", **options)
