@@ -2,10 +2,11 @@
 
 python benchmarks/latent.py runs/latent > benchmarks/results/latent.txt
 
-In pieces: `--only autoencoder`, then `inpainter`, then `measure`; what a piece needs lies in the folder. Simulated
-films of 128 pixels; windows of 32, their latents 8 x 8 x 4. Region: the mask of a training patient's finding of the
-asked kind, laid on a healthy film of a validation or test patient. The oracle, which measures findings from pixels,
-scores the untouched source and the result; intervals are bootstrap intervals over source patients.
+In pieces, each of which finds in the folder what it needs: `--only autoencoder codec`, then `inpainter effects`, then
+`times`. Simulated films of 128 pixels; windows of 32, their latents 8 x 8 x 4. Region: the mask of a training patient's
+finding, laid on a healthy film of a validation or test patient. `codec` puts the latents of another healthy film into
+the region, as an inpainter would that paints without a fault. `effects` lets the oracle, which measures findings from
+pixels, score the untouched source and the painted film. Intervals are bootstrap intervals over source patients.
 """
 
 import argparse
@@ -32,7 +33,9 @@ from cxrsynth.evaluation.bootstrap import bootstrap
 from cxrsynth.evaluation.effects import effects_table
 from cxrsynth.inpainting import Condition, InpaintingTask, load_inpainter
 from cxrsynth.inpainting.space import Latents, Scene
+from cxrsynth.inpainting.window import windows_around
 
+PIECES = ["autoencoder", "codec", "inpainter", "effects", "times"]
 FINDINGS = ["Effusion", "Consolidation", "Pneumothorax", "Cardiomegaly"]
 SIZE = 32
 CODEC: dict[str, Any] = {"size": SIZE, "channels": [16, 32, 32], "latent_channels": 4, "norm_groups": 8}
@@ -122,16 +125,16 @@ def cases(data: CXRDataModule, count: int) -> tuple[Tensor, Tensor, list[str], l
     return torch.stack(images), torch.stack(regions), asked, who
 
 
-def paint_all(task: InpaintingTask, cases_: Any, healthy: bool = False, **options: Any) -> Tensor:
+def paint_all(task: InpaintingTask, chosen: Any, healthy: bool) -> Tensor:
     """The cases, painted in batches of eight; `healthy` asks for no finding instead."""
-    images, regions, asked, _ = cases_
+    images, regions, asked, _ = chosen
     made = []
     for start in range(0, len(images), 8):
         part = slice(start, start + 8)
         names = [[] if healthy else [name] for name in asked[part]]
         condition = Condition.from_names(names, FINDINGS)
         seeds = range(start, start + len(names))
-        made.append(task.inpaint(images[part], regions[part], condition, seeds=seeds, **options))
+        made.append(task.inpaint(images[part], regions[part], condition, seeds=seeds))
     return torch.cat(made)
 
 
@@ -145,31 +148,56 @@ def print_interval(name: str, values: Tensor, patients: list[str]) -> None:
     print(f"  {name:58s} {interval.estimate:6.3f} [{interval.low:.3f}, {interval.high:.3f}]")
 
 
-def print_measures(folder: Path, data: CXRDataModule, count: int) -> None:
-    """All figures of the trained pair."""
-    for name in ("autoencoder", "inpainting"):
-        print(f"{name}: {(folder / f'{name}.txt').read_text().strip()}")
-    codec = AutoencoderTask.load_from_checkpoint(folder / "autoencoder.ckpt", weights_only=True)
+def print_quality(made: Tensor, images: Tensor, regions: Tensor, patients: list[str]) -> None:
+    """Exactness, fine detail and seam of results."""
+    exact = ((made == images) | (regions > 0)).flatten(1).all(1)
+    print(f"  {int(exact.sum())} of {len(made)} equal the source outside the region")
+    sharp = high_frequency_power(made, regions) / high_frequency_power(made, ring(regions))
+    print_interval("fine detail inside / around", sharp, patients)
+    step = border_step(made, regions) / border_step(images, regions)
+    print_interval("step across the border / the source's", step, patients)
+
+
+def print_codec(folder: Path, data: CXRDataModule, count: int) -> None:
+    """Figures of the autoencoder, and of its two ways back into the film."""
+    print(f"autoencoder: {(folder / 'autoencoder.txt').read_text().strip()}")
+    task = AutoencoderTask.load_from_checkpoint(folder / "autoencoder.ckpt", weights_only=True)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    figures = L.Trainer(**quiet).test(codec, dataloaders=data.test_dataloader(), verbose=False)[0]
-    print(
-        "reconstruction of windows of test films: "
-        + ", ".join(f"{k.split('/')[1]} {v:.3f}" for k, v in figures.items())
-    )
+    with redirect_stdout(sys.stderr):
+        figures = L.Trainer(**quiet).test(task, dataloaders=data.test_dataloader(), verbose=False)[0]
+    print("reconstruction of windows of test films: " + ", ".join(f"{k[5:]} {v:.3f}" for k, v in figures.items()))
+    images, regions, _, patients = cases(data, count)
+    windows = windows_around(regions)
+    crops, donors = (windows.crop(films, SIZE) for films in (images, images.roll(1, 0)))
+    inside, places = windows.crop_region(regions, SIZE), windows.coordinates(SIZE)
+    change, plain = (kind(task.autoencoder, {}) for kind in (Latents, PlainDecode))
+    scene = change.enter(2 * crops - 1, inside, places)
+    end = change.enter(2 * donors - 1, torch.ones_like(inside), places).state
+    results = {
+        "pixels of another film": donors,
+        "latents of another film, change put back": (change.leave(end, scene) + 1) / 2,
+        "latents of another film, decoded image put back": (plain.leave(end, scene) + 1) / 2,
+        "own latents, decoded image put back": (plain.leave(scene.state, scene) + 1) / 2,
+    }
+    print(f"{len(images)} regions on {count} healthy films of held-out patients")
+    untouched = high_frequency_power(images, regions) / high_frequency_power(images, ring(regions))
+    print_interval("untouched: fine detail inside / around", untouched, patients)
+    for name, painted in results.items():
+        print(name)
+        print_quality(windows.paste(painted, images, regions), images, regions, patients)
+
+
+def print_effects(folder: Path, data: CXRDataModule, count: int) -> None:
+    """What the oracle sees of a trained inpainter's paintings."""
+    print(f"inpainter: {(folder / 'inpainting.txt').read_text().strip()}")
     task = load_inpainter(folder / "inpainting.ckpt")
     chosen = cases(data, count)
     images, regions, asked, patients = chosen
-    plain = PlainDecode(task.space.autoencoder, {})
-    results = {
-        "change put back": paint_all(task, chosen),
-        "decoded image put back": paint_all(task, chosen, space=plain),
-        "asked for healthy": paint_all(task, chosen, healthy=True),
-    }
-    print(f"{len(images)} paintings: {count} healthy films of held-out patients, {len(FINDINGS)} findings")
     before = scored(images)
-    for name, made in results.items():
-        exact = (made == images) | (regions > 0)
-        print(f"{name}: {int(exact.flatten(1).all(1).sum())} of {len(made)} equal the source outside the region")
+    for name, healthy in (("the finding asked for", False), ("asked for healthy", True)):
+        made = paint_all(task, chosen, healthy)
+        print(name)
+        print_quality(made, images, regions, patients)
         after = scored(made)
         rows = [
             (str(i), wanted, patients[i], "oracle", column, before[column][i], after[column][i])
@@ -188,20 +216,12 @@ def print_measures(folder: Path, data: CXRDataModule, count: int) -> None:
             f"  other findings: {(others.verdict == 'rises').sum()} of {len(others)} rise, "
             f"mean {others.difference.mean():+.2f}"
         )
-        sharp = high_frequency_power(made, regions) / high_frequency_power(made, ring(regions))
-        print_interval("fine detail inside / around", sharp, patients)
-        print_interval(
-            "step across the border / the source's", border_step(made, regions) / border_step(images, regions), patients
-        )
-    sharp = high_frequency_power(images, regions) / high_frequency_power(images, ring(regions))
-    print_interval("fine detail inside / around, untouched sources", sharp, patients)
 
 
-def print_times(folder: Path, repeats: int = 5) -> None:
-    """CPU seconds of a window, latents beside pixels, the same UNet and steps."""
-    latent = load_inpainter(folder / "inpainting.ckpt")
+def print_times(folder: Path, repeats: int = 3) -> None:
+    """CPU seconds of a window, latents beside pixels, the same untrained UNet and steps."""
     tasks = {
-        "latents 8 x 8": latent,
+        "latents 8 x 8": InpaintingTask(FINDINGS, **UNET, latent=str(folder / "autoencoder.ckpt")).eval(),
         "pixels, blocks of 2 (16 x 16)": InpaintingTask(FINDINGS, **UNET, patch=2).eval(),
         "pixels, blocks of 4 (8 x 8)": InpaintingTask(FINDINGS, **UNET, patch=4).eval(),
         "pixels (32 x 32)": InpaintingTask(FINDINGS, **UNET).eval(),
@@ -223,7 +243,7 @@ def print_times(folder: Path, repeats: int = 5) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", choices=["autoencoder", "inpainter", "measure"])
+    parser.add_argument("--only", nargs="+", choices=PIECES, default=PIECES)
     parser.add_argument("--films", type=int, default=600)
     parser.add_argument("--codec-steps", type=int, default=300)
     parser.add_argument("--steps", type=int, default=500)
@@ -238,15 +258,18 @@ def main() -> None:
         str(manifest), size=128, findings=FINDINGS, batch_size=16, sampling="balanced", healthy_share=0.4, maps="masks"
     )
     data.setup("fit")
-    if options.only in (None, "autoencoder"):
+    if "autoencoder" in options.only:
         L.seed_everything(0, verbose=False)
         train(AutoencoderTask(**CODEC), data, options.codec_steps, folder / "autoencoder.ckpt")
-    if options.only in (None, "inpainter"):
+    if "codec" in options.only:
+        print_codec(folder, data, options.count)
+    if "inpainter" in options.only:
         L.seed_everything(0, verbose=False)
         task = InpaintingTask(FINDINGS, **FIELD, latent=str(folder / "autoencoder.ckpt"))
         train(task, data, options.steps, folder / "inpainting.ckpt")
-    if options.only in (None, "measure"):
-        print_measures(folder, data, options.count)
+    if "effects" in options.only:
+        print_effects(folder, data, options.count)
+    if "times" in options.only:
         print_times(folder)
 
 
