@@ -48,12 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--films", type=int, default=600, help="films that are asked about")
-    parser.add_argument("--seed", type=int, default=1, help="seed of their archive; the training's is in the config")
+    parser.add_argument("--seed", type=int, help="seed of their archive; one more than that of the config's")
     parser.add_argument("--set", nargs="*", default=[], help="changes of the config, such as attention.model.dim=32")
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = yaml.safe_load(CONFIG.read_text()) | {"manifest": str(options.folder / "phantom" / "metadata.csv")}
-    config = {"views": None, "sites": None, "fractions": None} | config
+    config = dict.fromkeys(("views", "sites", "fractions", "limit")) | config
     for change in options.set:
         path, value = change.split("=", 1)
         *parents, last = path.split(".")
@@ -64,17 +64,20 @@ def main() -> None:
     run, minutes = train(options.folder, config)
     task = GLoRITask.load_from_checkpoint(run.checkpoint("attention"), map_location="cpu", weights_only=True).eval()
 
-    fresh = {**config["phantom"], "count": options.films, "seed": options.seed}
-    asked = write_phantom(options.folder / f"asked_{options.seed}", **fresh)
+    seed = config["phantom"]["seed"] + 1 if options.seed is None else options.seed
+    if seed == config["phantom"]["seed"]:
+        parser.error(f"--seed {seed} is that of the training patients; give another")
+    fresh = {**config["phantom"], "count": options.films, "seed": seed}
+    asked = write_phantom(options.folder / f"asked_{seed}", **fresh)
     data = CXRDataModule(str(asked), size=config["attention"]["data"]["size"], findings=run.findings, batch_size=32)
     rows = localise(task, data, run.maps_file, split="all")
     patients = dict(zip(data.split_table["image_id"], data.split_table["patient_id"], strict=True))
     table = localisation_table(rows, patients)
 
     print(
-        f"quickstart.yaml: {config['phantom']['count']} phantom films, "
+        f"quickstart.yaml: {config['phantom']['count']} phantom films of seed {config['phantom']['seed']}, "
         f"{sum(p.numel() for p in task.parameters())} parameters, {minutes:.1f} CPU minutes of training on one core; "
-        f"asked about {options.films} films of another archive [95 % interval over patients]"
+        f"asked about {options.films} films of seed {seed} [95 % interval over patients]"
     )
     print(f"{'finding':14s} {'lesions':>7s} {'map':12s} " + " ".join(f"{measure:20s}" for measure in MEASURES))
     for row in table:

@@ -2,7 +2,7 @@
 
 python benchmarks/registration.py [--folder ../shared/cxr] > benchmarks/results/registration.txt
 
-Medians of repeats in which all methods take turns: CPU time of one thread, held on one core; wall time of more.
+Wall time, medians of repeats in which all methods take turns. One thread is held on one core.
 """
 
 import argparse

@@ -1,7 +1,4 @@
-"""Times of several methods in one run, so that what else happens on the machine strikes all alike.
-
-One thread: CPU time, which counts nothing while other programs hold the core. More threads: wall time.
-"""
+"""Times of several methods in one run, so that what else happens on the machine strikes all alike."""
 
 import os
 import time
@@ -30,13 +27,12 @@ def threads(count: int):
 
 def medians(methods: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each method; they take turns."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in methods}
     for method in methods.values():
         method()  # first use: memory, caches, compilation
     for _ in range(repeats):
         for name, method in methods.items():
-            start = clock()
+            start = time.perf_counter()
             method()
-            times[name].append(clock() - start)
+            times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}

@@ -2,8 +2,7 @@
 
 python benchmarks/warp.py [--sizes 256 512 1024 2048] [--threads 1 2] [--repeats 15] > benchmarks/results/warp.txt
 
-Medians of alternating repeats, CPU time of one thread and wall time of more; "ratio" is against ours.
-The peers' maps and grids are made beforehand.
+Wall time, medians of alternating repeats; "ratio" is against ours. The peers' maps and grids are made beforehand.
 """
 
 import argparse
