@@ -38,7 +38,8 @@ def is_made(folder: Path, row: dict[str, Any], recipe: str) -> bool:
     if record.get("recipe") != recipe or any(asked.get(name) != value for name, value in row.items()):
         return False
     if "refused" in record:
-        return not str(record["refused"]).startswith("unreadable")  # the file may have come back
+        reason = record["refused"]  # an unreadable file may have come back
+        return isinstance(reason, str) and "image" not in record and not reason.startswith("unreadable")
     return all(_is_whole(folder, record, name) for name in ("image", "region", "map"))
 
 
