@@ -12,7 +12,8 @@ from cxrsynth.errors import UserError
 from cxrsynth.synthesis.group import read_group
 from cxrsynth.synthesis.task import Made, SynthesisTask
 
-EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "dopri5": 7}  # forwards of a step; dopri5's are adaptive
+# forwards of a step; dopri5's are adaptive
+EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "dopri5": 7, "jump": 1}
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class SynthesisTask(L.LightningModule):
     Args:
         attention: Checkpoint of the GLoRI task.
         inpainting: Checkpoint of the inpainting task.
-        solver: Name of the ODE solver.
+        solver: Name of the ODE solver; None = the inpainter's own, as for `steps` and `guidance`.
         steps: Its steps.
         warp: Its time grid, finer towards the end above 1 (see `cxrsynth.inpainting.solver.integrate`).
         guidance: Weight w of classifier-free guidance.
@@ -83,10 +83,10 @@ class SynthesisTask(L.LightningModule):
         self,
         attention: str,
         inpainting: str,
-        solver: str = "midpoint",
-        steps: int = 10,
+        solver: str | None = None,
+        steps: int | None = None,
         warp: float = 2.0,
-        guidance: float = 2.0,
+        guidance: float | None = None,
         mass: float = 0.5,
         min_component: float = 0.5,
         dilate: int = 2,
@@ -131,6 +131,9 @@ class SynthesisTask(L.LightningModule):
                 f"attention {attention} knows {', '.join(self.findings)}, inpainting {inpainting} knows "
                 f"{', '.join(known)}; train both for the same findings"
             )
+        asked = {name: self.hparams[name] for name in ("solver", "steps", "warp", "guidance")}
+        own = {name: self.inpainter.hparams.get(name) for name in asked}
+        self.sampling = {name: own[name] if value is None else value for name, value in asked.items()}
         self.image_size: int = self.attention.hparams["image_size"]
         self.checkpoints = {"attention": sha256_file(attention), "inpainting": sha256_file(find_inpainter(inpainting))}
         if self.rules.limit != "none" or self.rules.min_dice > 0 or self.rules.pull != "all":
@@ -199,10 +202,7 @@ class SynthesisTask(L.LightningModule):
                 coordinates.to(self.device),
                 condition.to(self.device),
                 seeds=seeds + [0] * (len(crops) - len(seeds)),
-                solver=self.hparams["solver"],
-                steps=self.hparams["steps"],
-                warp=self.hparams["warp"],
-                guidance=self.hparams["guidance"],
+                **self.sampling,
             ).cpu()
         return [w.paste(painted[i : i + 1], sources[i], regions[i]) for i, w in enumerate(windows)]
 
@@ -221,10 +221,7 @@ class SynthesisTask(L.LightningModule):
             **tried,
             "source_path": group.source_paths[i],
             "condition": {"findings": row["findings"].split("|")},
-            "solver": self.hparams["solver"],
-            "steps": self.hparams["steps"],
-            "warp": self.hparams["warp"],
-            "guidance": self.hparams["guidance"],
+            **self.sampling,
             "registration": carried.quality[i],
             "source_sha256": group.source_hashes[i],
             "checkpoints": self.checkpoints,
