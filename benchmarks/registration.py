@@ -127,13 +127,16 @@ def cases(size: int, folder: Path | None, compile_reference: Callable | None) ->
     return found
 
 
-def iterations(sizes: list[int], counts: list[int], repeats: int, folder: Path | None, compiles: bool) -> None:
+def iterations(
+    sizes: list[int], counts: list[int], repeats: int, folder: Path | None, compiles: bool, only: list[str]
+) -> None:
     print("\nOne iteration at sigma 1, ns per pixel (more iterations minus fewer); ratio to the first row")
     print(f"{'threads':>7s} {'size':>5s} {'method':34s} {'ns/px/it':>9s} {'ratio':>7s}")
     for count in counts:
         for size in sizes:
             with threads(count):
                 methods = cases(size, folder, compiled() if compiles else None)
+                methods = {name: case for name, case in methods.items() if not only or any(o in name for o in only)}
                 runs = {(name, n): (lambda f=f, n=n: f(n)) for name, (f, *both) in methods.items() for n in both}
                 spent = medians(runs, repeats)
             ns = {
@@ -220,13 +223,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10, help="of the table of quality")
     parser.add_argument("--repeats", type=int, default=15, help="of each iteration; whole registrations take a third")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which compiles for minutes")
+    parser.add_argument("--only", nargs="+", default=[], help="iterations of the methods with these in their names")
     options = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     print(
         build_info(), f"torch {torch.__version__}, SimpleITK {sitk.Version.VersionString()}, OpenCV {cv2.__version__}"
     )
-    whole(options.images, max(options.repeats // 3, 1), options.folder)
-    iterations(options.sizes, options.threads, options.repeats, options.folder, not options.no_compile)
+    if options.images:
+        whole(options.images, max(options.repeats // 3, 1), options.folder)
+    sizes, counts = options.sizes, options.threads
+    iterations(sizes, counts, options.repeats, options.folder, not options.no_compile, options.only)
 
 
 if __name__ == "__main__":
