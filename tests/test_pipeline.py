@@ -109,6 +109,7 @@ def test_the_predict_command_makes_the_same_images(run, tmp_path, monkeypatch):
         "plan": str(run / "plan.csv"),
         "manifest": str(run / "phantom" / "metadata.csv"),
         "out": str(out),
+        "splits": str(run / "splits.csv"),
     }
     config["trainer"]["callbacks"][0]["init_args"]["out"] = str(out)
     config["trainer"] |= {"accelerator": "cpu", "enable_progress_bar": False}
