@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 
 from cxrsynth.data.geometry import from_square, to_square
 from cxrsynth.data.labels import find
-from cxrsynth.data.manifest import split_labels
+from cxrsynth.data.manifest import Manifest, split_labels
 from cxrsynth.data.phantom import Exposure, Patient, render
 from cxrsynth.data.reading import StoredImage, read_image, read_stored, write_png
 from cxrsynth.editing.edit import edit
@@ -138,9 +138,12 @@ def rendered(material: Material) -> Path:
 def kept_by_scorer(material: Material, seed: int) -> set[str]:
     """Ids of the synthetic images whose asked finding the scorer sees best: of each finding the share `keep`.
 
+    Where the run accepted its images by this scorer, they are those that it accepted.
     The scorer learned from training patients only and is never the judge (`refuse_same_judge`).
     """
     assert material.scorer is not None
+    if material.selected is not None:
+        return set(Manifest.load(material.selected).table.image_id)
     images = material.synthetic(seed)
     file = material.folder / "images" / f"scores_{seed % len(material.image_manifests)}.csv"
     stamp = hashlib.sha256(

@@ -17,6 +17,8 @@ from cxrsynth.data.split import read_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
 
+OWN_IMAGES = ("synthetic_all.csv", "synthetic.csv")  # of a run: all that were made, those that its scorer accepted
+
 
 @dataclass(frozen=True)
 class Material:
@@ -130,9 +132,18 @@ class Material:
     def records(self) -> list[dict[str, Any]]:
         """Provenance of the run's images; empty for another generator's."""
         path = None if self.run is None else self.run / "provenance.jsonl"
-        if path is None or not path.is_file() or self.images(0) != path.with_name("synthetic.csv"):
+        own = path is not None and self.images(0) in [path.with_name(name) for name in OWN_IMAGES]
+        if path is None or not path.is_file() or not own:
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]
+
+    @property
+    def selected(self) -> Path | None:
+        """The images that the run itself accepted by its scorer, if all of its images are studied."""
+        if self.run is None or self.scorer != self.run / "checkpoints" / "scorer.ckpt":
+            return None
+        accepted = self.run / OWN_IMAGES[1]
+        return accepted if accepted.is_file() and self.images(0) == self.run / OWN_IMAGES[0] else None
 
     def has(self) -> set[str]:
         """Which needs of arms (`cxrsynth.study.arms.Arm.needs`) are met."""
@@ -216,8 +227,8 @@ def open_images(paths: Sequence[str] | None, run: Path | None) -> list[Path]:
         UserError: One does not exist.
     """
     chosen = [Path(path) for path in paths] if paths else []
-    if not chosen and run is not None and (run / "synthetic.csv").is_file():
-        chosen = [run / "synthetic.csv"]
+    if not chosen and run is not None:
+        chosen = [run / name for name in OWN_IMAGES if (run / name).is_file()][:1]
     for path in chosen:
         if not path.is_file():
             raise UserError(f"images {path} does not exist; give the manifest of synthetic images")

@@ -122,7 +122,7 @@ def study(
         external: Manifest of an archive that nothing was trained on, judged besides.
         seeds: Trainings of each arm.
         positives: Few-shot curve: also with so many real positives of each finding.
-        scorer: Checkpoint that filters images; None = the run's attention.ckpt.
+        scorer: Checkpoint that filters images; None = the run's scorer.ckpt, else its attention.ckpt.
         judge: Checkpoint that scores images; None = the run's classification.ckpt. Never the scorer.
         keep: Share of the images that the filter keeps.
         primary: The arm that the verdict is about.
@@ -182,7 +182,8 @@ def _material(config: dict[str, Any]) -> Material:
     if run is None and config["splits"] is None:
         write_splits(make_splits(Manifest.load(manifest), seed=config["seed"]), splits)
     images = [config["images"]] if isinstance(config["images"], str) else config["images"]
-    attention = None if run is None else Path(run) / "checkpoints" / "attention.ckpt"
+    scorers = [] if run is None else [Path(run) / "checkpoints" / f"{name}.ckpt" for name in ("scorer", "attention")]
+    own_scorer = next((path for path in scorers if path.is_file()), None)
     return Material(
         folder=folder,
         manifest_path=manifest.resolve(),
@@ -194,7 +195,7 @@ def _material(config: dict[str, Any]) -> Material:
         seed=config["seed"],
         views=settings.get("views"),
         sites=settings.get("sites"),
-        scorer=Path(config["scorer"]) if config["scorer"] else attention,
+        scorer=Path(config["scorer"]) if config["scorer"] else own_scorer,
         keep=config["keep"],
         phantom=settings.get("phantom"),
     )

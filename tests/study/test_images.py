@@ -1,6 +1,7 @@
 """The images that arms make of a run: real lesions, painted controls, the phantom's own films, and the filter."""
 
 import json
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -15,7 +16,7 @@ from cxrsynth.data.phantom import write_phantom
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.study.images import copy_paste, inpaint_again, kept_by_scorer, rendered
-from cxrsynth.study.material import Material
+from cxrsynth.study.material import Material, open_images
 
 FINDINGS = ["Effusion", "Nodule"]
 
@@ -112,6 +113,17 @@ def test_the_filter_keeps_the_best_share_of_each_finding(material):
     assert len(kept) == 2
     for _, part in scores.groupby("finding"):
         assert part.loc[part["score"].idxmax(), "image_id"] in kept
+
+
+def test_a_runs_own_selection_is_the_filter_where_there_is_one(material):
+    run = material.run
+    table = pd.read_csv(run / "synthetic.csv")
+    table.to_csv(run / "synthetic_all.csv", index=False)
+    table.iloc[:3].to_csv(run / "synthetic.csv", index=False)
+    (run / "checkpoints" / "scorer.ckpt").write_bytes(b"any")
+    own = replace(material, image_manifests=open_images(None, run), scorer=run / "checkpoints" / "scorer.ckpt")
+    assert len(own.synthetic(0).table) == len(own.records) == 4
+    assert kept_by_scorer(own, 0) == {"syn0", "syn1", "syn2"}
 
 
 def test_what_is_there_says_which_arms_can_be_made(material):
