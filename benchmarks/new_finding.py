@@ -9,6 +9,7 @@ resembles. Its 30 films lie among 300 others of the old findings. Measured on pa
 """
 
 import argparse
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
-from cxrsynth.data.phantom import FINDINGS, write_phantom
+from cxrsynth.data.phantom import write_phantom
 from cxrsynth.data.reading import write_png
 from cxrsynth.files import write_text
 from cxrsynth.inpainting import load_inpainter
@@ -76,26 +77,31 @@ def box_about(mask: NDArray[np.bool_]) -> list[int]:
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
-def measure_all(checkpoint: str, films: int) -> None:
-    benches = {"before": Bench(load_inpainter("phantom"), {}), "after": Bench(load_inpainter(checkpoint), {})}
-    old: list[dict[str, Any]] = []
-    new: list[dict[str, Any]] = []
-    for case in (case for number in range(films) for case in draw_cases(number)):
+def measure_one(number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """For one patient: rises of the old findings before and after, and the new one's white pixels."""
+    benches = {"before": Bench(load_inpainter("phantom"), {}), "after": Bench(load_inpainter(OPTIONS.path), {})}
+    old = []
+    for case in draw_cases(number):
         film = stored(case.film)
-        row: dict[str, Any] = {"patient": case.number, "finding": case.finding}
+        row: dict[str, Any] = {"patient": number, "finding": case.finding}
         for name, bench in benches.items():
-            painted, _ = bench.paint(film, finding=case.finding, mask=case.mask, seed=case.number)
+            painted, _ = bench.paint(film, finding=case.finding, mask=case.mask, seed=number)
             row[name] = bench.score(painted, case)[case.finding] - bench.source(film, case)[case.finding]
         old.append(row)
-        if case.finding == FINDINGS[0]:
-            truth, mask = plant(film, np.random.default_rng([SEED, case.number, 7]))
-            box = box_about(mask)
-            asked = {"box": box, "seed": case.number, "finding": NEW}
-            made = benches["after"].paint(film, **asked)[0]
-            none = benches["after"].paint(film, **asked, remove=True)[0]
-            inside = np.s_[box[1] : box[3], box[0] : box[2]]
-            films_of = {"source": film, "planted": truth, "asked": made, "none": none}
-            new.append({"patient": case.number, **{n: (f[inside] > WHITE).sum() for n, f in films_of.items()}})
+    truth, mask = plant(film, np.random.default_rng([SEED, number, 7]))
+    box = box_about(mask)
+    asked: dict[str, Any] = {"box": box, "seed": number, "finding": NEW}
+    made = benches["after"].paint(film, **asked)[0]
+    none = benches["after"].paint(film, **asked, remove=True)[0]
+    inside = np.s_[box[1] : box[3], box[0] : box[2]]
+    films = {"source": film, "planted": truth, "asked": made, "none": none}
+    return old, {"patient": number, **{name: (image[inside] > WHITE).sum() for name, image in films.items()}}
+
+
+def measure_all(checkpoint: str, films: int) -> None:
+    with get_context("fork").Pool(OPTIONS.processes) as pool:
+        parts = pool.map(measure_one, range(films), chunksize=1)
+    old, new = [row for rows, _ in parts for row in rows], [row for _, row in parts]
     fresh, kept = pd.DataFrame(new), pd.DataFrame(old)
     print(f"# {checkpoint}, started from the shipped inpainter of simulated films; {films} patients")
     print(f"{NEW}: white pixels in its box, mean over patients [95 % interval]")
@@ -113,18 +119,15 @@ def measure_all(checkpoint: str, films: int) -> None:
         print(f"  {finding:16s}" + "".join(f"{shown(mean(values, part.patient)):>27s}" for values in cells))
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["archive", "measure"])
     parser.add_argument("path")
     parser.add_argument("--films", type=int, default=16)
-    options = parser.parse_args()
+    parser.add_argument("--processes", type=int, default=2)
+    OPTIONS = parser.parse_args()
     torch.set_num_threads(1)
-    if options.what == "archive":
-        write_archive(Path(options.path))
+    if OPTIONS.what == "archive":
+        write_archive(Path(OPTIONS.path))
     else:
-        measure_all(options.path, options.films)
-
-
-if __name__ == "__main__":
-    main()
+        measure_all(OPTIONS.path, OPTIONS.films)
