@@ -71,9 +71,10 @@ template <bool ITK> CXR_HD void place(const WarpRow<float>& a, int from, int cou
 
 // left[k] = p[index[k]], right[k] = p[index[k] + 1]. One load brings both: a third of the time of two gathers.
 CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) {
-  const auto two = [&](int i, int j) {  // left and right of lanes i and j
-    const __m128d first = _mm_load_sd((const double*)(p + index[i]));
-    return _mm_castpd_ps(_mm_loadh_pd(first, (const double*)(p + index[j])));
+  const auto two = [&](int i, int j) {  // left and right of lanes i and j, 8 bytes each at any address
+    double first;
+    std::memcpy(&first, p + index[i], sizeof first);
+    return _mm_castpd_ps(_mm_loadh_pd(_mm_set_sd(first), (const double*)(p + index[j])));
   };
   const __m256 a = _mm256_insertf128_ps(_mm256_castps128_ps256(two(0, 1)), two(4, 5), 1);
   const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(two(2, 3)), two(6, 7), 1);
