@@ -15,7 +15,7 @@ from cxrsynth.files import remove_leftovers
 from cxrsynth.synthesis.ahead import Ahead
 from cxrsynth.synthesis.group import Group, read_group
 from cxrsynth.synthesis.plan import check_training, named_images, read_plan
-from cxrsynth.synthesis.provenance import FOLDERS, is_made
+from cxrsynth.synthesis.provenance import is_made
 
 
 class GroupDataset(Dataset[Group]):
@@ -59,7 +59,7 @@ class SynthesisDataModule(L.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer groups than ranks
 
     def setup(self, stage: str) -> None:
-        """Read the plan and leave out the groups that are finished for the task's recipe."""
+        """Read the plan and leave out those of this rank's groups that are finished for the task's recipe."""
         assert self.trainer is not None
         task: Any = self.trainer.lightning_module
         task.load()
@@ -69,24 +69,25 @@ class SynthesisDataModule(L.LightningDataModule):
         if self.hparams["splits"] is not None:
             check_training(self.plan, read_splits(self.hparams["splits"]))
         folder = Path(self.hparams["out"])
-        if self.trainer.is_global_zero:
-            for name in FOLDERS:
-                remove_leftovers(folder / name)
+        if self.trainer.is_global_zero and folder.is_dir():
+            for path in [folder, *(path for path in folder.iterdir() if path.is_dir())]:
+                remove_leftovers(path)
         groups: list[list[dict[str, Any]]] = [
             [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
             for _, rows in self.plan.groupby("group", sort=True)
         ]
-        self.groups = [g for g in groups if not all(is_made(folder, row, task.recipe) for row in g)]
+        # each rank looks at its own share only: what was made is hashed, and there may be much of it
+        mine = groups[self.trainer.global_rank :: self.trainer.world_size]
+        self.groups = [g for g in mine if not all(is_made(folder, row, task.recipe) for row in g)]
         self.size = task.image_size
         task.group_size = max((len(g) for g in groups), default=1)
 
     def predict_dataloader(self) -> Ahead:
-        """Batches are lists of what the task's `prepare` makes of groups; each rank has its share of the groups."""
+        """Batches are lists of what the task's `prepare` makes of groups."""
         assert self.trainer is not None
         task: Any = self.trainer.lightning_module
-        mine = self.groups[self.trainer.global_rank :: self.trainer.world_size]
         loader = DataLoader(
-            GroupDataset(mine, self.manifest, self.size),
+            GroupDataset(self.groups, self.manifest, self.size),
             batch_size=self.hparams["batch_size"],
             num_workers=self.hparams["num_workers"],
             collate_fn=list,

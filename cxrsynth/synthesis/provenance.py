@@ -13,7 +13,6 @@ from cxrsynth.synthesis.selection import CHECKS, read_verdict
 
 RECORDS = "provenance"
 ABOUT = ("id", "source_id", "exemplar_id", "finding")
-FOLDERS = ("images", "regions", "maps", RECORDS)
 REFUSED = ("id", "source_id", "exemplar_id", "finding", "refused", "check", "score", "limit")
 
 

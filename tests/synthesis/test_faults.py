@@ -107,7 +107,8 @@ def test_a_source_that_comes_back_is_painted(archive, whole, tmp_path):
 def test_tables_are_written_when_only_they_are_missing(archive, whole, tmp_path):
     paint(archive, tmp_path)
     (tmp_path / "provenance.jsonl").unlink()
-    (tmp_path / "images" / ".syn00000.png.abc.part").write_bytes(b"left by a killed process")
+    for name in ("images/.syn00000.png.abc.part", ".provenance.parquet.abc.part"):
+        (tmp_path / name).write_bytes(b"left by a killed process")
     assert paint(archive, tmp_path) == whole
 
 
