@@ -131,6 +131,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], names: Mapping
         problems.append(f"mis-shaped {', '.join(misshaped)}")
     if integers := [f"{names[key]} ({value.dtype})" for key, value in state.items() if not value.is_floating_point()]:
         problems.append(f"not of a floating type {', '.join(integers)}")
+    if endless := [names[key] for key, value in state.items() if not value.isfinite().all()]:
+        problems.append(f"not finite {', '.join(endless)}")
     if problems:
         raise UserError(
             f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}; give the file as published"
