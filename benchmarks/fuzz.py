@@ -3,8 +3,8 @@
 python benchmarks/fuzz.py --cases 10000 > benchmarks/results/fuzz.txt
 
 Valid files are broken by seeded mutations: bits, bytes, lengths, pieces of other files, fields of tables and DICOM
-elements. A case fails when it crashes the process, takes over ten seconds of processor time or 4 GiB, raises anything but a `UserError`,
-or is accepted with values that its reader promises not to give. `--kind image --case 17` runs one again.
+elements. A case fails when it crashes the process, takes over ten seconds of processor time or 4 GiB, raises other than
+a `UserError`, or is accepted with values that its reader promises not to give. `--kind image --case 17` runs one again.
 """
 
 import argparse
