@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.average import AverageMaps
+from cxrsynth.inpainting.embedder import ABSENT, UNKNOWN
 
 PER_FINDING = "embed.states"  # `[C, 3, width]` of every velocity field
 LEAST = 0.5  # of the weights must fit
@@ -18,7 +19,8 @@ def take_over(
 ) -> list[str]:
     """Copy the weights that agree by name and shape; those of findings by the findings' names.
 
-    The tokens of a finding that is new start at 0: they say nothing yet, so that what was learned keeps its meaning.
+    A new finding's tokens for absent and unknown start at 0: they say nothing, so that what was learned keeps its
+    meaning. Its token for present keeps its random start: a low learning rate would not carry it far enough from 0.
 
     Args:
         field: The velocity field to be trained.
@@ -38,7 +40,10 @@ def take_over(
         old = known.get(name)
         if name == PER_FINDING and old is not None and old.shape[1:] == weight.shape[1:]:
             rows = [known_findings.index(f) if f in known_findings else None for f in findings]
-            weight.copy_(torch.stack([torch.zeros_like(old[0]) if row is None else old[row] for row in rows]))
+            weight[:, [ABSENT, UNKNOWN]] = 0
+            for new, row in enumerate(rows):
+                if row is not None:
+                    weight[new] = old[row]
             fresh += [f for f, row in zip(findings, rows, strict=True) if row is None]
         elif old is not None and old.shape == weight.shape:
             weight.copy_(old)
