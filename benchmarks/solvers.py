@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     task = load_inpainter(options.checkpoint)
-    cases = [case for case in draw_cases(options.films) if case.number % 2 == (case.finding < "D")]
+    cases = [case for number in range(options.films) for case in draw_cases(number)][::2]
     image = torch.stack([torch.as_tensor(stored(case.film)).float()[None] / 255 for case in cases])
     region = torch.stack([torch.as_tensor(case.mask).float()[None] for case in cases])
     windows = windows_around(region, context=task.hparams["context"], minimum=task.hparams["minimum"])

@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).with_name("inpainting_ranks.py")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_sharded_weights_follow_the_trace_of_whole_ones(tmp_path):
     results = {}
     for kind in ("ddp", "fsdp"):
