@@ -21,7 +21,10 @@ COMMANDS: dict[str, Any] = {
     "plan": "cxrsynth.synthesis.planning:plan",
     "inpaint": "cxrsynth.editing.command:inpaint",
     "export": "cxrsynth.inpainting.export:export",
+    "synthesize": "cxrsynth.synthesize:synthesize",
+    "resume": "cxrsynth.synthesize:resume",
     "verify": "cxrsynth.evaluation.verify:verify",
+    "card": "cxrsynth.report.card:write_card",
     "report": "cxrsynth.report:write_report",
     "doctor": "cxrsynth.commands:doctor",
     "encoder": {"inspect": "cxrsynth.commands:inspect_weights"},
@@ -29,16 +32,19 @@ COMMANDS: dict[str, Any] = {
         "import": "cxrsynth.data.commands:import_archive",
         "check": "cxrsynth.data.commands:check",
         "split": "cxrsynth.data.commands:split",
+        "export": "cxrsynth.editing.export:export",
         "phantom": "cxrsynth.data.phantom:write_phantom",
     },
 }
-POSITIONAL = ("report", "verify", "export")  # their arguments are files or folders
+POSITIONAL = ("report", "card", "verify", "resume", "export")  # their arguments are files or folders
 USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help explains one)
 
   run        a whole pipeline: archive -> encoder -> attention -> inpainting -> new images -> classifiers -> report
   study      judge synthetic images: every control at equal steps, intervals, one page with a verdict
   reader-study  a blinded page for radiologists that works offline, and what their answers say
   plan       which images to make: finding, healthy source, exemplar; and what they will cost
+  synthesize more images from a trained run: --run runs/x --out FOLDER, then --count N or --accepted N
+  resume     go on with what was cut off in a folder of `run` or `synthesize`
   inpaint    paint a finding into one image (PNG or DICOM), or out of it
   export     a trained inpainter as one small file of safetensors
   fit        train one task: cxrsynth fit --config lightning_configs/inpainting.yaml
@@ -46,9 +52,10 @@ USAGE = """usage: cxrsynth COMMAND [options]      (cxrsynth COMMAND --help expla
   test       the same on the test patients
   predict    its predictions; with synthesize.yaml the images of a plan
              (these four are LightningCLI: --model.X, --data.X, --trainer.X and --print_config)
-  data       import | check | split | phantom: everything about archives and their manifests
+  data       import | check | split | phantom | export: archives and manifests; a run's images to hand on
   encoder    inspect FILE: what a file of an encoder or of GLoRI heads holds, and the call that loads it
   verify     check a folder of synthetic images: hashes, exactness against the sources, provenance, plan, patients
+  card       write the dataset card (card.md) of a folder of synthetic images again
   report     write report.html and report.json of a run folder again
   doctor     versions, kernels, threads and GPU of this installation, and what to do about them
 """
@@ -149,7 +156,10 @@ def _command(name: str, arguments: list[str]) -> None:
     options: dict[str, Any] = {"prog": f"cxrsynth {name}", "exit_on_error": False}
     try:
         if isinstance(entry, dict):
-            result = auto_cli({key: _load(path) for key, path in entry.items()}, args=arguments, **options)
+            functions = {key: _load(path) for key, path in entry.items()}
+            if arguments and arguments[0] in functions:
+                arguments = [arguments[0], *_spelled(arguments[1:], functions[arguments[0]])]
+            result = auto_cli(functions, args=arguments, **options)
         else:
             function = _load(entry)
             result = auto_cli(function, args=_spelled(arguments, function), as_positional=name in POSITIONAL, **options)

@@ -28,6 +28,7 @@ from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.precision import trainer_precision
 from cxrsynth.report import write_report
+from cxrsynth.report.card import write_card
 from cxrsynth.run_folder import Figures, Run, Stage
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
 from cxrsynth.synthesis.outputs import TABLES as SYNTHESIS_TABLES
@@ -169,6 +170,11 @@ def _plan(run: Run, fingerprint: str) -> Figures:
 
 
 def _synthesis(run: Run, fingerprint: str) -> Figures:
+    return paint_plan(run, run.folder)
+
+
+def paint_plan(run: Run, folder: Path) -> Figures:
+    """Make the images of `plan.csv` of a folder with a run's checkpoints and settings; what is made stays."""
     settings = run.config["synthesis"]
     task = SynthesisTask(
         attention=str(run.checkpoint("attention")),
@@ -176,28 +182,29 @@ def _synthesis(run: Run, fingerprint: str) -> Figures:
         **{
             "limit": run.config["limit"],
             "threads": run.config["threads"],
-            "cache": str(run.folder / "registrations"),
+            "cache": str(folder / "registrations"),
             **settings["model"],
         },
     )
     data = SynthesisDataModule(
-        plan=str(run.folder / "plan.csv"),
+        plan=str(folder / "plan.csv"),
         manifest=str(run.manifest_path),
-        out=str(run.folder),
+        out=str(folder),
         splits=str(run.folder / "splits.csv"),
         **settings["data"],
     )
     trainer = L.Trainer(
         **settings["trainer"],
-        callbacks=[SynthesisWriter(str(run.folder), selection=_selection(run)), progress("synthesis")],
+        callbacks=[SynthesisWriter(str(folder), selection=_selection(run)), progress("synthesis")],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     trainer.predict(task, datamodule=data, return_predictions=False)
-    made, refused = (pd.read_csv(run.folder / name) for name in ("synthetic_all.csv", "refused.csv"))
-    return {"made": len(made), "accepted": len(pd.read_csv(run.folder / "synthetic.csv")), "refused": len(refused)}
+    write_card(folder)
+    made, refused = (pd.read_csv(folder / name) for name in ("synthetic_all.csv", "refused.csv"))
+    return {"made": len(made), "accepted": len(pd.read_csv(folder / "synthetic.csv")), "refused": len(refused)}
 
 
 def _selection(run: Run) -> Selection | None:
@@ -260,7 +267,7 @@ def _in(*names: str) -> Callable[[Run], list[Path]]:
 
 def _made(run: Run) -> list[Path]:
     """What synthesis writes; the images themselves are hashed in their provenance."""
-    made = [run.folder / name for name in SYNTHESIS_TABLES]
+    made = [run.folder / name for name in (*SYNTHESIS_TABLES, "card.md")]
     if run.config["scorer"] is not None:
         made += [run.folder / name for name in ("scores.csv", LIMITS_FILE)]
     return made + sorted(p for kind in ("images", "regions", "maps") for p in (run.folder / kind).glob("*.png"))

@@ -28,6 +28,7 @@ ROOMS = [
     "run_folder",
     "stages",
     "pipeline",
+    "synthesize",
     "study",
     "commands",
     "cli",

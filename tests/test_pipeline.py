@@ -172,3 +172,57 @@ def test_the_demo_s_start_fits_its_network_and_its_files_are_in_the_fingerprint(
     assert stage.inputs(Run(tmp_path, config)) == [find_inpainter("phantom")]
     config["inpainting"] = _from_scratch(config["inpainting"])
     assert stage.inputs(Run(tmp_path, config)) == []
+
+
+def test_synthesize_makes_the_runs_plan_again_in_a_folder_of_its_own_and_resume_goes_on_with_it(run, tmp_path, capsys):
+    out = tmp_path / "more"
+    main(["synthesize", "--run", str(run), "--out", str(out)])
+    made = {path.name: sha256_file(path) for path in (out / "images").iterdir()}
+    assert made == {path.name: sha256_file(path) for path in (run / "images").iterdir()}
+    files = {path: sha256_file(path) for path in out.rglob("*") if path.is_file() and path.name != "config.yaml"}
+    first, *rest = sorted((out / "images").iterdir())
+    times = [path.stat().st_mtime_ns for path in rest]
+    first.unlink()
+    (out / "synthetic.csv").unlink()
+    main(["resume", str(out)])
+    assert {path: sha256_file(path) for path in files} == files
+    assert [path.stat().st_mtime_ns for path in rest] == times
+    main(["verify", str(out)])
+    assert "WRONG" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--run", str(run), "--out", str(out), "--count", "9"])
+    assert "holds something else" in capsys.readouterr().err
+
+
+def test_resume_makes_what_a_run_lacks(run, tmp_path, capsys):
+    image = sorted((run / "images").glob("*.png"))[1]
+    before = sha256_file(image)
+    image.unlink()
+    main(["resume", str(run)])
+    assert sha256_file(image) == before
+    assert capsys.readouterr().out.count("done before") >= 10
+    main(["verify", str(run)])
+
+
+def test_a_number_of_accepted_images_makes_the_plan_grow_and_keeps_what_was_planned(run, tmp_path, monkeypatch):
+    plans = []
+
+    def paint(state, folder):
+        plans.append(pd.read_csv(folder / "plan.csv"))
+        return {"accepted": len(plans[-1]) // 2}
+
+    monkeypatch.setattr("cxrsynth.synthesize.paint_plan", paint)
+    main(["synthesize", "--run", str(run), "--out", str(tmp_path / "out"), "--accepted", "10", "--seed", "5"])
+    assert [len(plan) for plan in plans] == [10, 22]
+    pd.testing.assert_frame_equal(plans[1][:10], plans[0])
+    monkeypatch.setattr("cxrsynth.synthesize.paint_plan", lambda state, folder: {"accepted": 0})
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--run", str(run), "--out", str(tmp_path / "none"), "--accepted", "2"])
+
+
+def test_a_run_that_is_not_trained_cannot_synthesize(run, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    shutil.copy(run / "config.yaml", tmp_path / "run" / "config.yaml")
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    assert "cxrsynth resume" in capsys.readouterr().err

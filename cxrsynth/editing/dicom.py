@@ -13,6 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from cxrsynth import __version__
 from cxrsynth.data.dicom import read_header
+from cxrsynth.data.stored import StoredImage
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_atomic
 
@@ -32,8 +33,10 @@ KEPT = (
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "BurnedInAnnotation", "PresentationLUTShape"),
     *("RescaleIntercept", "RescaleSlope", "RescaleType", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence"),
+    "ConversionType",
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
+NEEDED_EMPTY = ("PatientSex", "Laterality", "PatientOrientation")  # required, may be empty where unknown
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
 
 
@@ -48,7 +51,44 @@ def check_editable(path: str | Path) -> None:
         raise UserError(f"image {path} has {samples} samples a pixel; only grey images can be edited")
 
 
-def write_derived(path: str | Path, source: str | Path, stored: NDArray[Any], description: str, identity: str) -> Path:
+def plain_header(image: StoredImage, view: str = "", sex: str = "", age: float | None = None) -> Dataset:
+    """What is known of an image that did not come as DICOM, as a Secondary Capture header for `write_derived`.
+
+    Args:
+        image: As stored; its display curve becomes a window or, where it is not a straight line, a VOI look-up table.
+        view: PA, AP, LL or RL; anything else is left out.
+        sex: M or F; anything else is left out.
+        age: Years.
+    """
+    header = Dataset()
+    header.SOPClassUID, header.Modality, header.BodyPartExamined = SecondaryCaptureImageStorage, "DX", "CHEST"
+    header.ConversionType = "SYN"  # synthetic image
+    if view in ("PA", "AP", "LL", "RL"):
+        header.ViewPosition = view
+    if sex in ("M", "F"):
+        header.PatientSex = sex
+    if age is not None and 0 <= age < 1000:
+        header.PatientAge = f"{int(age):03d}Y"
+    header.PhotometricInterpretation, header.PresentationLUTShape = image.photometric, "IDENTITY"
+    if image.photometric == "MONOCHROME1":
+        header.PresentationLUTShape = "INVERSE"
+    header.BitsAllocated, header.BitsStored = (8, 8) if image.bits <= 8 else (16, image.bits)
+    shown = 1 - image.curve if image.photometric == "MONOCHROME1" else image.curve
+    if len(shown) == 2**image.bits and np.allclose(shown, np.linspace(0, 1, len(shown)), rtol=0, atol=1e-4):
+        header.WindowCenter, header.WindowWidth = str(2 ** (image.bits - 1)), str(2**image.bits)
+    else:
+        table = Dataset()
+        table.LUTDescriptor = [len(shown) % 2**16, image.minimum, 16]
+        table.LUTData = np.round(shown * 65535).astype("<u2").tolist()
+        header.VOILUTSequence = [table]
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return header
+
+
+def write_derived(
+    path: str | Path, source: str | Path | Dataset, stored: NDArray[Any], description: str, identity: str
+) -> Path:
     """Write stored values as a derived, synthetic DICOM image.
 
     Size, bits, photometric interpretation, look-up tables and window are the source's; the pixels are not compressed.
@@ -56,7 +96,7 @@ def write_derived(path: str | Path, source: str | Path, stored: NDArray[Any], de
 
     Args:
         path: The file to write.
-        source: The DICOM file that the values come from.
+        source: The DICOM file that the values come from, or `plain_header` of a picture.
         stored: `[H, W]`, of the type that `read_stored` gave.
         description: What was done, for DerivationDescription (cut to its 1024 characters).
         identity: Any text that tells this result from others; the same text gives the same UIDs.
@@ -64,7 +104,7 @@ def write_derived(path: str | Path, source: str | Path, stored: NDArray[Any], de
     Raises:
         UserError: The file cannot be written.
     """
-    header = read_header(Path(source), pixels=False)
+    header = source if isinstance(source, Dataset) else read_header(Path(source), pixels=False)
     instance, study, series = (generate_uid(entropy_srcs=[identity, kind]) for kind in ("instance", "study", "series"))
     dataset = Dataset()
     for name in KEPT:
@@ -75,6 +115,9 @@ def write_derived(path: str | Path, source: str | Path, stored: NDArray[Any], de
     anonymous = hashlib.sha256(identity.encode()).hexdigest()[:12].upper()
     dataset.PatientName, dataset.PatientID = "SYNTHETIC", f"SYNTHETIC-{anonymous}"
     dataset.PatientIdentityRemoved, dataset.DeidentificationMethod = "YES", "only technical elements were kept"
+    for name in NEEDED_EMPTY:
+        if name not in dataset:
+            setattr(dataset, name, "")
     for name in ("PatientBirthDate", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"):
         setattr(dataset, name, "")
     dataset.SeriesNumber = dataset.InstanceNumber = "1"

@@ -1,6 +1,5 @@
 """The promise, checked on the files: outside the region every stored value equals the source's."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from cxrsynth.data.reading import read_stored
 from cxrsynth.data.stored import DISPLAY_LEVELS, StoredImage
 from cxrsynth.errors import UserError
 from cxrsynth.files import inside
+from cxrsynth.synthesis.provenance import read_provenance
 
 
 @dataclass
@@ -29,25 +29,6 @@ class Exactness:
     exact: int = 0
     offenders: dict[str, str] = field(default_factory=dict)
     painted: dict[str, float] = field(default_factory=dict)
-
-
-def read_provenance(run_folder: str | Path) -> list[dict[str, Any]]:
-    """The records of `provenance.jsonl`, in the order of the file.
-
-    Raises:
-        UserError: A line is not a JSON object.
-    """
-    path = Path(run_folder) / "provenance.jsonl"
-    records = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} line {number} is not JSON; make the images again") from error
-        if not isinstance(record, dict) or "id" not in record:
-            raise UserError(f"{path} line {number} is not a provenance record; make the images again")
-        records.append(record)
-    return records
 
 
 def check_exactness(

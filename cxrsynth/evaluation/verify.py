@@ -13,8 +13,9 @@ from rich.console import Console
 from cxrsynth.data.reading import read_stored
 from cxrsynth.data.split import read_splits
 from cxrsynth.errors import UserError
-from cxrsynth.evaluation.exactness import difference_outside, read_provenance
+from cxrsynth.evaluation.exactness import difference_outside
 from cxrsynth.files import inside, sha256_file
+from cxrsynth.synthesis.provenance import read_provenance
 
 FILES = ("image", "region", "map")
 NEEDED = (

@@ -10,8 +10,8 @@ import pandas as pd
 import yaml
 
 from cxrsynth.errors import UserError
-from cxrsynth.evaluation.exactness import read_provenance
 from cxrsynth.evaluation.predictions import read_predictions
+from cxrsynth.synthesis.provenance import read_provenance
 
 CLASSIFIERS = {"real": "classification", "synthetic": "classification_synthetic"}
 

@@ -15,6 +15,7 @@ from cxrsynth.evaluation.exactness import check_exactness
 from cxrsynth.evaluation.localisation import MEASURES, localisation_table
 from cxrsynth.evaluation.metrics import METRICS
 from cxrsynth.files import sha256_file
+from cxrsynth.report.acceptance import acceptance, risen
 from cxrsynth.report.collect import RunFolder
 from cxrsynth.report.gallery import reason_kind
 
@@ -26,8 +27,8 @@ def summarise(run: RunFolder) -> dict[str, Any]:
 
     Returns:
         A dictionary that JSON can hold (no NaN), with the keys `run, version, verdict, findings, not_run, data,
-        images, exactness, effects, utility, losses, localisation, refused, stages, checkpoints, versions, config`. A
-        part that was not made is None or empty.
+        images, exactness, effects, acceptance, selection, utility, losses, localisation, refused, stages, checkpoints,
+        versions, config`. A part that was not made is None or empty.
     """
     utility = _utility(run)
     content = {
@@ -40,6 +41,8 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "images": _images(run),
         "exactness": _exactness(run),
         "effects": None if run.effects is None else effects_table(run.effects).to_dict("records"),
+        "acceptance": acceptance(run),
+        "selection": risen(run),
         "utility": utility,
         "losses": _losses(run),
         "localisation": _localisation(run),

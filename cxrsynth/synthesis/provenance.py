@@ -100,5 +100,24 @@ def gather(folder: Path, plan: pd.DataFrame, selected: bool = False) -> list[dic
     return made
 
 
+def read_provenance(run_folder: str | Path) -> list[dict[str, Any]]:
+    """The records of `provenance.jsonl`, in the order of the file.
+
+    Raises:
+        UserError: A line is not a JSON object.
+    """
+    path = Path(run_folder) / "provenance.jsonl"
+    records = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} line {number} is not JSON; make the images again") from error
+        if not isinstance(record, dict) or "id" not in record:
+            raise UserError(f"{path} line {number} is not a provenance record; make the images again")
+        records.append(record)
+    return records
+
+
 def _write_table(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Path:
     return write_text(path, pd.DataFrame(rows, columns=list(columns)).to_csv(index=False, lineterminator="\n"))

@@ -70,7 +70,7 @@ class Selection:
     def prepare(self, folder: Path, manifest: Manifest) -> None:
         """Measure the limits on training patients, unless they stand in the folder already."""
         path = folder / LIMITS_FILE
-        if path.is_file() and (folder / LESIONS_FILE).is_file() and json.loads(path.read_text())["key"] == self.key():
+        if (folder / LESIONS_FILE).is_file() and _key_of(path) == self.key():
             return
         scorer = load_scorer(self.scorer)
         limits, lesions = calibrate(
@@ -102,7 +102,7 @@ class Selection:
         """
         scorer = load_scorer(self.scorer)
         lesions = Lesions.load(folder / LESIONS_FILE)
-        limits = Limits(**json.loads((folder / LIMITS_FILE).read_text())["limits"])
+        limits = Limits(**read_limits(folder)["limits"])
         splits = read_splits(self.splits)
         patients = dict(zip(splits["image_id"], splits["patient_id"].astype(str), strict=True))
         own = self.key()
@@ -168,6 +168,11 @@ def failures(scores: dict[str, float], limits: Limits, asked: list[str]) -> dict
     reasons = "; ".join(reason for *_, reason in failed)
     check, score, bound, _ = failed[0]
     return {"accepted": False, "rejected": reasons, "check": check, "score": score, "limit": bound}
+
+
+def read_limits(folder: Path) -> dict[str, Any]:
+    """What `selection.json` says: the limits, the scorer and the settings that they were measured with."""
+    return json.loads((folder / LIMITS_FILE).read_text())
 
 
 def read_verdict(folder: Path, name: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from PIL import Image
 from cxrsynth.data.reading import read_stored
 from cxrsynth.data.stored import StoredImage
 from cxrsynth.errors import UserError
-from cxrsynth.evaluation.exactness import check_exactness, difference_outside, read_provenance
+from cxrsynth.evaluation.exactness import check_exactness, difference_outside
+from cxrsynth.synthesis.provenance import read_provenance
 
 
 @pytest.fixture
