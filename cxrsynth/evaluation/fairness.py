@@ -13,7 +13,7 @@ import pandas as pd
 
 from cxrsynth.evaluation.metrics import METRICS, finding_names
 from cxrsynth.evaluation.operating import DECISIONS, decided
-from cxrsynth.evaluation.trainings import metric_draws, spreads
+from cxrsynth.evaluation.trainings import metric_draws, shares
 
 COLUMNS = ("sex", "age band", "view", "site")
 AGE_BANDS = ((0, 40, "under 40"), (40, 60, "40 to 59"), (60, 200, "60 and over"))
@@ -100,7 +100,7 @@ def fairness_table(
                 "images": int(mask.sum()),
                 "patients": int(first["patient_id"].nunique()),
                 "ill": int((first["any_true"] == 1).sum()),
-                **{key: asdict(spreads(values, seed)[-1]) for key, values in measured.items()},
+                **{key: asdict(shares(values, seed)[-1]) for key, values in measured.items()},
             }
         )
     return rows

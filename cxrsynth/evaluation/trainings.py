@@ -9,7 +9,7 @@ make intervals too narrow by a factor of sqrt((S - 1) / S) and more.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -81,6 +81,12 @@ def metric_draws(tables: Sequence[pd.DataFrame], metric: Metric, draws: int = 20
 def spreads(values: Draws, seed: int = 0, level: float = 0.95) -> list[Spread]:
     """Mean over trainings with its interval, for each of the K columns."""
     return [spread(values.full[:, k], values.drawn[:, :, k], seed, level) for k in range(values.full.shape[1])]
+
+
+def shares(values: Draws, seed: int = 0, level: float = 0.95) -> list[Spread]:
+    """`spreads` of metrics that lie in [0, 1], not of their differences: the limits do too."""
+    found = spreads(values, seed, level)
+    return [replace(s, low=float(np.clip(s.low, 0, 1)), high=float(np.clip(s.high, 0, 1))) for s in found]
 
 
 def spread(full: Array, drawn: Array, seed: int = 0, level: float = 0.95) -> Spread:

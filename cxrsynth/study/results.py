@@ -20,7 +20,7 @@ from cxrsynth.evaluation.metrics import METRICS, finding_names
 from cxrsynth.evaluation.operating import DECISIONS, decided, f1_thresholds, rescaled, temperature
 from cxrsynth.evaluation.power import auroc_error, detectable_difference
 from cxrsynth.evaluation.predictions import read_predictions
-from cxrsynth.evaluation.trainings import Draws, Spread, metric_draws, spreads
+from cxrsynth.evaluation.trainings import Draws, Spread, metric_draws, shares, spreads
 from cxrsynth.evaluation.trivial import accuracy_beside_trivial
 from cxrsynth.files import sha256_file
 from cxrsynth.report.summary import PACKAGES, plain
@@ -182,14 +182,14 @@ def _power(real: ArmTables, judged: Sequence[Any], findings: list[str]) -> list[
 
 def _arm(arm: Arm, tables: ArmTables, area: Draws, real: Draws, draws: int, seed: int) -> dict[str, Any]:
     """All figures of one arm."""
-    measured: dict[str, list[Spread]] = {"auroc": spreads(area, seed)}
+    measured: dict[str, list[Spread]] = {"auroc": shares(area, seed)}
     for name in ("auprc", "sensitivity_at_specificity_0.9", "brier", "ece"):
-        measured[name] = spreads(metric_draws(tables.tables("test"), METRICS[name], draws, seed), seed)
+        measured[name] = shares(metric_draws(tables.tables("test"), METRICS[name], draws, seed), seed)
     for name in ("brier", "ece"):
         after = metric_draws(tables.tables("test", "rescaled"), METRICS[name], draws, seed)
-        measured[f"{name}_rescaled"] = spreads(after, seed)
+        measured[f"{name}_rescaled"] = shares(after, seed)
     for name, metric in DECISIONS.items():
-        measured[name] = spreads(metric_draws(tables.tables("test", "decided"), metric, draws, seed), seed)
+        measured[name] = shares(metric_draws(tables.tables("test", "decided"), metric, draws, seed), seed)
     beside = [accuracy_beside_trivial(table) for table in tables.tables("test")]
     records = [json.loads((job.folder / "record.json").read_text()) for job in tables.jobs]
     losses = [(r["figures"].get("train/loss"), r["figures"].get("val/loss")) for r in records]
@@ -219,7 +219,7 @@ def _curves(
         for name, arm in names.items():
             if positives and (of := _of(jobs, arm, limit)):
                 tables = [read_predictions(job.predictions["test"]) for job in of]
-                value = spreads(metric_draws(tables, METRICS["auroc"], draws, seed), seed)[-1]
+                value = shares(metric_draws(tables, METRICS["auroc"], draws, seed), seed)[-1]
                 rows.append({"positives": limit, "arm": name, "title": arm.title, **asdict(value)})
     return rows
 
@@ -240,7 +240,7 @@ def _external(arms: dict[str, ArmTables], primary: str, strongest: str, draws: i
     rows = []
     for index, finding in enumerate([*findings, "mean"]):
         row: dict[str, Any] = {"finding": finding}
-        row |= {name: asdict(spreads(area, seed)[index]) for name, area in areas.items()}
+        row |= {name: asdict(shares(area, seed)[index]) for name, area in areas.items()}
         row["gain"] = asdict(spreads(areas[primary] - areas["real"], seed)[index])
         rows.append(row)
     return {"images": len(table), "patients": table["patient_id"].nunique(), "rows": rows}

@@ -7,7 +7,7 @@ from scipy.stats import t
 
 from cxrsynth.evaluation.metrics import METRICS
 from cxrsynth.evaluation.multiple import holm
-from cxrsynth.evaluation.trainings import metric_draws, spread, spreads
+from cxrsynth.evaluation.trainings import Draws, metric_draws, shares, spread, spreads
 
 
 def table(generator, truth, skill, effects) -> pd.DataFrame:
@@ -73,3 +73,10 @@ def test_holm_steps_down_and_leaves_out_what_was_not_tested():
     np.testing.assert_allclose(holm([0.04, 0.01, float("nan"), 0.03]), [0.06, 0.03, float("nan"), 0.06])
     assert holm([0.9, 0.8]).tolist() == [1, 1]
     assert np.isnan(holm([float("nan")])).all()
+
+
+def test_limits_of_shares_stay_shares():
+    wild = Draws(np.array([[0.6], [0.99]]), np.array([[[0.6]] * 50, [[0.99]] * 50]))
+    assert spreads(wild)[0].high > 1
+    (found,) = shares(wild)
+    assert (found.low, found.high) == (0, 1)
