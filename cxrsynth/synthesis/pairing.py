@@ -84,8 +84,8 @@ class Pairing:
     def _counted(self, source: int, near: list[int], finding: int, cohort: int) -> Pair:
         has = self.candidates.has
         asked = np.flatnonzero(has[near[0]]).tolist() if self.co_occurring else [finding]
-        fits = has[np.ix_(near, asked)].all(1).tolist()
-        fitting = [row for row, fit in zip(near, fits, strict=True) if fit][: self.tries]
+        fits = np.flatnonzero(has[np.ix_(near, asked)].all(axis=1))
+        fitting = [near[k] for k in fits][: self.tries]
         self.uses[fitting[0]] += 1
         self.before[source].append(fitting[0])
         self.positives[asked, cohort] += 1
