@@ -93,7 +93,8 @@ template <class T, class V> CXR_HD Update<V> update(const Direction<V>& a) {
 
 // ITK's gradient of the warped image, doubled, where NaN marks neighbours outside: central, one-sided, or 0.
 template <class V> CXR_HD V one_sided(V before, V here, V after) {
-  const auto has_before = before == before, has_after = after == after, both = has_before & has_after;
+  const auto has_before = before == before, has_after = after == after;
+  const auto both = has_before & has_after;  // of scalars an int, of vectors a mask
   const V difference = (has_after ? after : here) - (has_before ? before : here), twice = difference + difference;
   return both ? difference : twice;
 }

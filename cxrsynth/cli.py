@@ -120,7 +120,7 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
         def _parse_ckpt_path(self) -> None:
             """Checkpoints of `cxrsynth run` do not name their class as those of this command do: it is the config's."""
             asked = self.config[self.config.subcommand]
-            if asked.ckpt_path and Path(asked.ckpt_path).is_file():
+            if asked.get("ckpt_path") and Path(asked.ckpt_path).is_file():
                 stored = torch.load(asked.ckpt_path, weights_only=True, map_location="cpu", mmap=True)
                 hparams = {key: value for key, value in stored.get("hyper_parameters", {}).items() if key[0] != "_"}
                 class_path = stored.get("hyper_parameters", {}).get("_class_path", asked.model.class_path)

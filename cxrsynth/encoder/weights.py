@@ -115,7 +115,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], names: Mapping
         path: The file, for the message.
 
     Raises:
-        UserError: Missing, unexpected or mis-shaped keys, or integers; all are named.
+        UserError: Missing, unexpected or mis-shaped keys, integers, or weights that are not finite; all are named.
     """
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     problems = []
@@ -131,7 +131,10 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], names: Mapping
         problems.append(f"mis-shaped {', '.join(misshaped)}")
     if integers := [f"{names[key]} ({value.dtype})" for key, value in state.items() if not value.is_floating_point()]:
         problems.append(f"not of a floating type {', '.join(integers)}")
-    if endless := [names[key] for key, value in state.items() if not value.isfinite().all()]:
+    weights = {key for key, _ in module.named_parameters()}  # a buffer may be NaN: not measured yet
+    if endless := [
+        names[key] for key, value in state.items() if key in weights and not value.is_meta and not value.isfinite().all()
+    ]:
         problems.append(f"not finite {', '.join(endless)}")
     if problems:
         raise UserError(

@@ -155,9 +155,10 @@ def test_mistakes_are_named():
 
 
 def labelled(batch: dict) -> dict:
-    """Whether the left half is brighter than the right: findings that an untrained encoder shows as well."""
-    left, right = batch["image"][..., :20].mean((1, 2, 3)), batch["image"][..., 20:].mean((1, 2, 3))
-    return batch | {"target": torch.stack([left > right, left < right], 1).float()}
+    """Every other image is flat: findings that an untrained encoder shows as well."""
+    flat = torch.arange(len(batch["image"])) % 2 == 0
+    image = torch.where(flat[:, None, None, None], 0.5 + 0.1 * (batch["image"] - 0.5), batch["image"])
+    return batch | {"image": image, "target": torch.stack([flat, ~flat], 1).float()}
 
 
 def test_probes_are_taught_by_training_images_and_asked_about_others():

@@ -70,7 +70,8 @@ def run(tmp_path_factory) -> tuple[Path, Manifest, list[dict]]:
     results["noise"][rows, columns] = noise[rows, columns]
     records = []
     for name, image in results.items():
-        record = {"id": name, "image": f"images/{name}.png", "region": f"regions/{name}.png", "finding": "Effusion"}
+        files = {kind: f"{kind}s/{name}.png" for kind in ("image", "region", "map")}
+        record = {"id": name, **files, "finding": "Effusion"}
         write_png(folder / record["image"], image)
         write_png(folder / record["region"], region)
         record |= {f"{kind}_sha256": sha256_file(folder / record[kind]) for kind in ("image", "region")}

@@ -149,7 +149,8 @@ class DistilTask(InpaintingTask):
         path = self.follow(examples, wishes(examples.condition, self.hparams["asked"], chance), chance)
         alone = Guided(self.painter, path.region, path.coordinates, path.condition)
         end, inside = path.states[:, -1:], path.region
-        spread = flow_loss(end, (inside * end).sum() / inside.sum(), inside)
+        mean = (inside * end).sum() / inside.sum()
+        spread = flow_loss(end, mean.expand_as(end), inside)
         for steps in self.lengths:
             reached = integrate(alone, path.states[:, :1], solver="jump", steps=steps, warp=WARP)
             distance = (flow_loss(reached, end, inside) / spread).sqrt()
