@@ -129,7 +129,8 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
 
         def before_instantiate_classes(self) -> None:
             given = self.config[self.subcommand]
-            given.weights_only = True if given.weights_only is None else given.weights_only
+            if given.get("weights_only", True) is None:
+                given.weights_only = True
             asked = given.trainer
             accelerator = asked.accelerator if isinstance(asked.accelerator, str) else "auto"
             asked.precision = trainer_precision(asked.precision, accelerator)

@@ -132,9 +132,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], names: Mapping
     if integers := [f"{names[key]} ({value.dtype})" for key, value in state.items() if not value.is_floating_point()]:
         problems.append(f"not of a floating type {', '.join(integers)}")
     weights = {key for key, _ in module.named_parameters()}  # a buffer may be NaN: not measured yet
-    if endless := [
-        names[key] for key, value in state.items() if key in weights and not value.is_meta and not value.isfinite().all()
-    ]:
+    held = {key: value for key, value in state.items() if key in weights and not value.is_meta}
+    if endless := [names[key] for key, value in held.items() if not value.isfinite().all()]:
         problems.append(f"not finite {', '.join(endless)}")
     if problems:
         raise UserError(
