@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz_inputs import MUTATIONS, READERS, SHARES, write_originals
+from fuzz_inputs import READERS, SHARES, write_originals
+from fuzz_mutations import MUTATIONS
 
 from cxrsynth.errors import UserError
 
