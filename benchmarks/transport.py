@@ -16,7 +16,6 @@ from torch import Tensor
 
 from cxrsynth.ops import warp
 from cxrsynth.registration import from_itk, jacobian_determinant, transport
-from cxrsynth.registration.align import match_histogram
 
 SIZE = 256
 
@@ -33,18 +32,23 @@ def load(folder: Path) -> tuple[Tensor, Tensor]:
     return torch.stack([read(paths[i]) for i in masks.image_id]), torch.stack([read(p) for p in masks.path]).round()
 
 
-def simpleitk(moving: Tensor, fixed: Tensor, sigma: float) -> Tensor:
+SETTINGS = {
+    "SimpleITK sigma 2": (2.0, (50, 30, 10)),
+    "SimpleITK sigma 4": (4.0, (50, 30, 10)),
+    "SimpleITK 4, long": (4.0, (200, 100, 50)),
+}
+"""Sigma, and iterations on the levels."""
+
+
+def simpleitk(moving: Tensor, fixed: Tensor, sigma: float, schedule: tuple[int, ...]) -> Tensor:
     """FastSymmetric Demons on three levels, as a careful user would run it: histogram matched, field resampled."""
     field = None
-    matched = match_histogram(moving, fixed)
-    for shrink, iterations in ((4, 50), (2, 30), (1, 10)):
+    target, source = (sitk.GetImageFromArray(255 * i[0, 0].numpy()) for i in (fixed, moving))
+    matched = sitk.HistogramMatching(source, target, 1024, 7, True)  # .79 on ten pairs; our own matching .74
+    for shrink, iterations in zip((4, 2, 1), schedule, strict=True):
         small = [
-            sitk.Shrink(
-                sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(i[0, 0].numpy()), shrink / 2), [shrink] * 2
-            )
-            if shrink > 1
-            else sitk.GetImageFromArray(i[0, 0].numpy())
-            for i in (matched, fixed)
+            sitk.Shrink(sitk.SmoothingRecursiveGaussian(i, shrink / 2), [shrink] * 2) if shrink > 1 else i
+            for i in (matched, target)
         ]
         demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
         demons.SetNumberOfIterations(iterations)
@@ -93,10 +97,10 @@ def main() -> None:
         found = transport(lungs[a : a + 1], moving, fixed)
         note("cxrsynth", found.displacement, (a, b), time.perf_counter() - start)
         if i < options.simpleitk:
-            for sigma in (2.0, 4.0):
+            for name, (sigma, schedule) in SETTINGS.items():
                 start = time.perf_counter()
-                field = simpleitk(moving, fixed, sigma)
-                note(f"SimpleITK sigma {sigma:g}", field, (a, b), time.perf_counter() - start)
+                field = simpleitk(moving, fixed, sigma, schedule)
+                note(name, field, (a, b), time.perf_counter() - start)
 
     print(f"Lung Dice of {options.pairs} seeded pairs of Montgomery films at {SIZE}x{SIZE}, mean [95 % interval]")
     print(
