@@ -1,6 +1,7 @@
 """The command line: LightningCLI over all tasks, and the commands around it."""
 
 import inspect
+import json
 import logging
 import os
 import re
@@ -163,7 +164,8 @@ def _command(name: str, arguments: list[str]) -> None:
             result = auto_cli(functions, args=arguments, **options)
         else:
             function = _load(entry)
-            result = auto_cli(function, args=_spelled(arguments, function), as_positional=name in POSITIONAL, **options)
+            arguments = _nested(_spelled(arguments, function), function)
+            result = auto_cli(function, args=arguments, as_positional=name in POSITIONAL, **options)
     except ArgumentError as error:
         raise UserError(f"{_in_a_sentence(str(error))}; cxrsynth {name} --help lists the options") from error
     if isinstance(result, (str, os.PathLike)):
@@ -183,6 +185,54 @@ def _spelled(arguments: list[str], function: Callable[..., Any]) -> list[str]:
             argument = f"--{name}{equals}{value}"
         spelled.append(argument)
     return spelled
+
+
+def _nested(arguments: list[str], function: Callable[..., Any]) -> list[str]:
+    """`--plan.count 16` changes one entry of a mapping; the parser by itself would replace the whole mapping."""
+    parameters = inspect.signature(function).parameters
+    mappings: dict[str, dict[str, Any]] = {name: {} for name, p in parameters.items() if "dict[" in str(p.annotation)}
+    kept: list[str] = []
+    changes: list[tuple[list[str], Any]] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        section, *path = name.split(".")
+        if not argument.startswith("--") or (section not in mappings and section != "config"):
+            kept.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        if path:
+            changes.append(([section, *path], _value(value)))
+            continue
+        kept += [f"--{name}", value]
+        if section != "config":
+            mappings[section] = _value(value) or {}
+        elif Path(value).is_file():
+            mappings |= {k: v or {} for k, v in (_read_yaml(Path(value)) or {}).items() if k in mappings}
+    for (section, *path), value in changes:
+        place = mappings[section]
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise UserError(f"option --{'.'.join([section, *path])} is inside {key!r}, which is no mapping")
+        place[path[-1]] = value
+    return kept + [f"--{section}={json.dumps(mappings[section])}" for section in {path[0]: None for path, _ in changes}]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)  # also 1e-3, which YAML takes for a word
+    except ValueError:
+        return _read_yaml(text)
+
+
+def _read_yaml(content: str | Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(content if isinstance(content, str) else content.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{content} is not YAML: {str(error).splitlines()[0]}") from error
 
 
 def _in_a_sentence(fault: str) -> str:

@@ -94,6 +94,7 @@ def run(
         config["phantom"] = None
     if scorer is not None:
         check_networks(*(section["model"].get("network", "efficientnet-b4") for section in (scorer, classification)))
+    _check_sections(config)
     torch.set_num_threads(threads)
     quieten()
     _write_config(folder, config)
@@ -122,6 +123,21 @@ def run(
         console.print(f"{'':29}{record['seconds']:.0f} s", highlight=False)
     console.print(f"all stages: {time.monotonic() - started:.0f} s", highlight=False)
     return folder / "report.html"
+
+
+def _check_sections(config: dict[str, Any]) -> None:
+    """Refuse entries that no stage would read, such as a misspelled `trainer`."""
+    own = {"inpainting": {"scratch"}, "synthesis": {"selection"}}
+    for name in ("encoder", "attention", "inpainting", "scorer", "synthesis", "classification"):
+        section = config[name]
+        if section is None:
+            continue
+        allowed = {"model", "data", "trainer"}
+        if missing := sorted(allowed - section.keys()):
+            raise UserError(f"{name} lacks {missing[0]!r}; give {{}} for the defaults")
+        allowed |= own.get(name, set())
+        if strange := sorted(section.keys() - allowed):
+            raise UserError(f"{name} has {strange[0]!r}, which is not one of {', '.join(sorted(allowed))}")
 
 
 def quieten() -> None:

@@ -1,6 +1,7 @@
 """The command line as a user meets it, judged by its words and its exit status."""
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from cxrsynth.cli import COMMANDS, TRAINER_COMMANDS, USAGE, main
+from cxrsynth import pipeline
+from cxrsynth.cli import COMMANDS, TRAINER_COMMANDS, USAGE, _nested, main
 from cxrsynth.data.phantom import write_phantom
 from cxrsynth.encoder import ViT
 
@@ -161,3 +164,43 @@ def test_fit_and_predict_save_their_configurations_side_by_side(archive, tmp_pat
     main(["predict", *again, "--return_predictions", "false"])
     assert list(tmp_path.rglob("predict.yaml"))
     assert saved.read_bytes() == before
+
+
+def nested(*arguments: str) -> dict[str, dict]:
+    """The mappings that are handed to the parser in place of options with dots."""
+    kept = _nested(list(arguments), pipeline.run)
+    return {name[2:]: json.loads(value) for name, _, value in (a.partition("=") for a in kept) if value}
+
+
+def test_an_option_with_dots_changes_one_entry_and_keeps_the_others():
+    given = yaml.safe_load(Path(QUICKSTART).read_text())["attention"]
+    changed = nested(
+        "--config", QUICKSTART, "--attention.trainer.max_epochs", "16", "--attention.data.augment=5e-1", "--run", "x"
+    )
+    assert changed == {
+        "attention": {
+            **given,
+            "trainer": {**given["trainer"], "max_epochs": 16},
+            "data": {**given["data"], "augment": 0.5},
+        }
+    }
+
+
+def test_a_later_config_and_a_whole_mapping_come_before_what_has_dots(tmp_path):
+    later = tmp_path / "later.yaml"
+    later.write_text("plan: {count: 7}\n")
+    assert nested("--config", QUICKSTART, "--config", str(later), "--plan.group_size", "4") == {
+        "plan": {"count": 7, "group_size": 4}
+    }
+    assert nested("--config", QUICKSTART, "--plan", "{count: 3}", "--plan.rule=until") == {
+        "plan": {"count": 3, "rule": "until"}
+    }
+
+
+def test_dots_inside_a_number_are_refused(capsys):
+    refused(capsys, ["run", "--config", QUICKSTART, "--plan.count.x", "4"], "--plan.count.x", "'count'")
+
+
+def test_a_misspelled_part_of_a_section_is_refused(capsys, tmp_path):
+    arguments = ["run", "--config", QUICKSTART, "--run", str(tmp_path), "--attention.trianer.max_epochs", "1"]
+    refused(capsys, arguments, "attention has 'trianer'", "trainer")

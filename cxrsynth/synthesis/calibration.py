@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,7 +34,7 @@ class Limits:
     """What an image must keep to be accepted.
 
     Attributes:
-        gain: Smallest rise of the asked finding, by finding.
+        gain: What the rise of the asked finding must be above, by finding.
         drift: Largest change of another finding, by finding asked for.
         seam: Largest step at the region's edge in parts of the source's own.
         out_of_range: Largest share of the region beyond the film's range.
@@ -68,15 +69,16 @@ def calibrate(
     *,
     size: int,
     quantile: float,
-    gain_quantile: float,
     pairs: int,
     seed: int,
 ) -> tuple[Limits, Lesions]:
     """Measure real pairs as if they were made: a healthy film as the source, an ill patient's as the result.
 
     An ill film is compared with a healthy one of the same site and view at the place of its lesion. What such real
-    pairs show, but for their worst `quantile`, a painted image may show too. Lungs are compared with those of the same
-    healthy film moved and darkened a little; lesions with the nearest lesion of another patient.
+    pairs show, but for their worst `quantile`, a painted image may show too. Three limits have pairs of their own. The
+    gain must be above what all but `quantile` of healthy films gain when another healthy patient's tissue is put where
+    a lesion would be: so much rises when something changes there, whatever it is. Lungs are compared with those of
+    the same healthy film moved and darkened a little; lesions with the nearest lesion of another patient.
 
     Args:
         manifest: The archive.
@@ -85,7 +87,6 @@ def calibrate(
         scorer: The scorer.
         size: Side of the squares that are measured.
         quantile: Share of real images that each limit would refuse.
-        gain_quantile: The same for the gain, which moreover must be above 0.
         pairs: Pairs measured for each finding.
         seed: Chooses the pairs.
 
@@ -115,15 +116,15 @@ def calibrate(
             continue
         near = healthy[(healthy[["site", "view"]] == places.loc[lesion.image_id]).all(axis=1)]
         near = healthy if near.empty else near
-        source = _square(manifest, near["image_id"].iloc[rng.integers(len(near))], size)
-        if source is None:
+        source, other = (_square(manifest, near["image_id"].iloc[rng.integers(len(near))], size) for _ in range(2))
+        if source is None or other is None:
             continue
         before, after = scorer.pair(source, lesion.image)
         asked = [scorer.findings.index(lesion.finding)]
         present = np.flatnonzero(targets.loc[lesion.image_id]).tolist()
         measured[lesion.finding].append(
             {
-                "gain": asked_gain(before, after, asked),
+                "gain": asked_gain(*scorer.pair(source, _other_tissue(source, other, lesion.region)), asked),
                 "drift": off_target_drift(before, after, [*asked, *present]),
                 "seam": seam(lesion.image, source, lesion.region),
                 "out_of_range": out_of_range(lesion.image, lesion.region),
@@ -134,7 +135,7 @@ def calibrate(
     if not patches:
         raise UserError(f"{maps} has no map of a training image with {', '.join(scorer.findings)}; collect them again")
     found = Lesions(np.stack(patches), *(np.array(column, str) for column in zip(*owners, strict=True)))
-    return _limits(measured, lungs, _likenesses(found, rng), quantile, gain_quantile), found
+    return _limits(measured, lungs, _likenesses(found, rng), quantile), found
 
 
 def _limits(
@@ -142,7 +143,6 @@ def _limits(
     lungs: list[float],
     likenesses: list[float],
     quantile: float,
-    gain_quantile: float,
 ) -> Limits:
     every = [row for rows in measured.values() for row in rows]
 
@@ -151,7 +151,7 @@ def _limits(
 
     by_finding = {finding: rows if len(rows) >= FEW else every for finding, rows in measured.items()}
     return Limits(
-        gain={f: max(limit(rows, "gain", gain_quantile), 0.0) for f, rows in by_finding.items()},
+        gain={f: max(limit(rows, "gain", 1 - quantile), 0.0) for f, rows in by_finding.items()},
         drift={f: limit(rows, "drift", 1 - quantile) for f, rows in by_finding.items()},
         seam=limit(every, "seam", 1 - quantile),
         out_of_range=limit(every, "out_of_range", 1 - quantile),
@@ -186,6 +186,11 @@ def _square(manifest: Manifest, image_id: Any, size: int) -> Tensor | None:
         return to_square(read_image(manifest.path(str(image_id))), size)
     except UserError:
         return None
+
+
+def _other_tissue(film: Tensor, other: Tensor, region: Tensor) -> Tensor:
+    """A film with another's content in the region, as bright on average as its own was there."""
+    return torch.where(region, other + (film[region].mean() - other[region].mean()), film).clamp(0, 1)
 
 
 def _same_film_again(film: Tensor, region: Tensor) -> float:

@@ -39,7 +39,6 @@ class Selection:
         maps: Attention maps of the training patients (`stages/attention_maps.npz`).
         size: Side of the squares that are measured, pixels.
         quantile: Share of real images that each limit would refuse.
-        gain_quantile: The same for the gain of the asked finding, whose limit is never below 0.
         pairs: Real pairs measured for each finding.
         seed: Chooses the pairs.
     """
@@ -49,14 +48,12 @@ class Selection:
     maps: str
     size: int = 256
     quantile: float = 0.05
-    gain_quantile: float = 0.25
     pairs: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("quantile", "gain_quantile"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; give a share from 0 to below 1")
+        if not 0 <= self.quantile < 1:
+            raise UserError(f"quantile is {self.quantile}; give a share from 0 to below 1")
         for name, least in (("size", 64), ("pairs", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; give {least} or more")
@@ -80,13 +77,12 @@ class Selection:
             scorer,
             size=self.size,
             quantile=self.quantile,
-            gain_quantile=self.gain_quantile,
             pairs=self.pairs,
             seed=self.seed,
         )
         lesions.save(folder / LESIONS_FILE)
         content = {"key": self.key(), "scorer_sha256": scorer.sha256, "network": scorer.task.hparams["network"]}
-        settings = {name: getattr(self, name) for name in ("size", "quantile", "gain_quantile", "pairs", "seed")}
+        settings = {name: getattr(self, name) for name in ("size", "quantile", "pairs", "seed")}
         write_json(path, {**content, **settings, "training_lesions": len(lesions), "limits": asdict(limits)})
 
     def judge(self, folder: Path, records: Iterable[dict[str, Any]], manifest: Manifest) -> None:

@@ -17,7 +17,7 @@ from cxrsynth.data.reading import read_stored, write_png
 from cxrsynth.data.split import make_splits, write_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
-from cxrsynth.synthesis.calibration import DILATE, MASS, MIN_COMPONENT, Limits
+from cxrsynth.synthesis.calibration import DILATE, MASS, MIN_COMPONENT, Limits, _other_tissue, calibrate
 from cxrsynth.synthesis.provenance import gather, write_record
 from cxrsynth.synthesis.scorer import check_independent, load_scorer
 from cxrsynth.synthesis.selection import CHECKS, Selection, failures
@@ -173,6 +173,33 @@ def test_limits_come_from_training_patients_alone(run, tmp_path):
         for path, content in kept.items():
             path.write_bytes(content)
     assert json.loads((tmp_path / "selection.json").read_text())["limits"] == before
+
+
+class Bright:
+    """A scorer whose probability of every finding is the share of pixels beyond the film's usual brightness."""
+
+    findings = FINDINGS
+
+    def pair(self, source: torch.Tensor, result: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        share = [(image > source.quantile(0.9)).float().mean().expand(len(FINDINGS)) for image in (source, result)]
+        return share[0], share[1]
+
+
+def test_a_gain_must_be_above_that_of_other_healthy_tissue_not_of_ill_films(run):
+    """Ill films need not be alike: what they gain over another patient's healthy film sets no limit."""
+    folder, manifest, _ = run
+    splits = pd.read_csv(folder / "splits.csv", dtype=str)
+    kept = [
+        calibrate(manifest, splits, folder / "maps.npz", Bright(), size=64, quantile=q, pairs=30, seed=0)[0].gain
+        for q in (0.05, 0.5)
+    ]
+    assert all(0 <= kept[1][f] < kept[0][f] < 0.1 for f in FINDINGS)  # a region is some hundredth of the film
+    film, other = torch.rand(2, 1, 8, 8)
+    region = torch.zeros(1, 8, 8, dtype=torch.bool)
+    region[:, 2:5, 2:5] = True
+    mixed = _other_tissue(film, other, region)
+    assert torch.equal(mixed[~region], film[~region])
+    assert not torch.equal(mixed[region], film[region])
 
 
 @pytest.mark.parametrize(
