@@ -2,8 +2,11 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,9 @@ from cxrsynth.data.phantom.render import Phantom, render
 from cxrsynth.data.phantom.report_text import report
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_bytes, write_text
+
+WRITERS = 4  # threads; a film waits for the disk as long as for its rendering
+T = TypeVar("T")
 
 
 def simulate(
@@ -99,36 +105,55 @@ def write_phantom(
     if stamp.exists() and metadata.exists():
         return metadata
     write_text(stamp, recipe + "\n")
-    rows, boxes, masks = [], [], []
-    for index in range(count):
+    rows: list[dict[str, object]] = []
+    boxes: list[tuple[object, ...]] = []
+    masks: list[tuple[str, str, str]] = []
+
+    def film(index: int) -> tuple[str, Phantom, dict[str, str]]:
+        """Render and write one film; return its structures and their files."""
         phantom = simulate(index, seed, size, healthy, patients, severity)
         image_id = f"phantom_{seed}_{index:05d}"
         _write_png(out / "images" / f"{image_id}.png", phantom.image, bits)
         structures = {"lungs": phantom.anatomy.lungs[0].field + phantom.anatomy.lungs[1].field > 0.5}
         structures["heart"] = phantom.anatomy.heart > 0.5
         structures |= {lesion.finding: lesion.mask for lesion in phantom.lesions}
+        paths = {structure: f"masks/{image_id}_{structure}.png" for structure in structures}
         for structure, mask in structures.items():
-            path = f"masks/{image_id}_{structure}.png"
-            _write_mask(out / path, mask)
-            masks.append((image_id, path, structure))
-        boxes += [(image_id, lesion.finding, *lesion.box) for lesion in phantom.lesions]
-        rows.append(
-            {
-                "image_id": image_id,
-                "path": f"images/{image_id}.png",
-                "labels": "|".join(lesion.finding for lesion in phantom.lesions) or "No Finding",
-                "patient_id": f"phantom_{seed}_p{index % patients:05d}",
-                "view": phantom.exposure.view,
-                "sex": phantom.patient.sex,
-                "age": phantom.patient.age,
-                "text": report(phantom, np.random.default_rng([seed, 13, index])),
-                "site": "phantom",
-            }
-        )
+            _write_mask(out / paths[structure], mask)
+        return image_id, phantom, paths
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for index, (image_id, phantom, paths) in enumerate(_ahead(pool, film, count)):
+            masks += [(image_id, path, structure) for structure, path in paths.items()]
+            boxes += [(image_id, lesion.finding, *lesion.box) for lesion in phantom.lesions]
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "path": f"images/{image_id}.png",
+                    "labels": "|".join(lesion.finding for lesion in phantom.lesions) or "No Finding",
+                    "patient_id": f"phantom_{seed}_p{index % patients:05d}",
+                    "view": phantom.exposure.view,
+                    "sex": phantom.patient.sex,
+                    "age": phantom.patient.age,
+                    "text": report(phantom, np.random.default_rng([seed, 13, index])),
+                    "site": "phantom",
+                }
+            )
     box_columns = ["image_id", "label", "x_min", "y_min", "x_max", "y_max"]
     write_text(out / "boxes.csv", pd.DataFrame(boxes, columns=box_columns).to_csv(index=False))
     write_text(out / "masks.csv", pd.DataFrame(masks, columns=["image_id", "path", "structure"]).to_csv(index=False))
     return write_text(metadata, pd.DataFrame(rows).to_csv(index=False))
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[int], T], count: int) -> Iterator[T]:
+    """Results for 0 to `count` - 1 in their order, with no more than some films in memory."""
+    waiting: deque[Future[T]] = deque()
+    for index in range(count):
+        waiting.append(pool.submit(function, index))
+        if len(waiting) > 4 * WRITERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _check(count: int, size: int, healthy: float, patients: int | None, bits: int, severity: Sequence[float]) -> None:
