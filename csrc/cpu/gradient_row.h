@@ -66,7 +66,8 @@ template <class T> void slope_row(const GradientRow<T>& a) { slope_pixels(a); }
 #ifdef __AVX2__
 template <> void place_all<float>(const WarpRow<float>& a, int from, int to, Samples<float>& s) {
   const int vectors = a.width < 2 || a.height < 2 ? 0 : (to - from) / lanes;
-  place<false>(a, from, vectors, s, nullptr);
+  Placing<false> place(a, from);
+  for (int k = 0; k < vectors; ++k) place(k, s, nullptr);
   place_pixels(a, from + vectors * lanes, to, s, vectors * lanes);
 }
 
@@ -74,7 +75,8 @@ CXR_HD void slope_block(const GradientRow<float>& a, int from, int count) {
   const WarpRow<float>& row = a.row;
   const Vec right_end = Vec{} + float(row.width - 1), bottom_end = Vec{} + float(row.height - 1), zero{};
   Samples<float> s;
-  place<false>(row, from, count, s, nullptr);
+  Placing<false> place(row, from);
+  for (int k = 0; k < count; ++k) place(k, s, nullptr);
   Vec column = real(Int{0, 1, 2, 3, 4, 5, 6, 7} + from);
   for (int k = 0; k < count; ++k, column += float(lanes)) {
     const int x = from + k * lanes, *index = s.index + k * lanes;

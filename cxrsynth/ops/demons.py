@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cxrsynth.errors import UserError
 from cxrsynth.ops.demons_reference import demons_reference
-from cxrsynth.ops.extension import function, kernels, queue
+from cxrsynth.ops.extension import called_plainly, function, kernels, queue
 from cxrsynth.ops.smoothing import MAX_SIGMA, smoothing_taps
 
 __all__ = ["demons", "demons_reference"]
@@ -77,7 +77,8 @@ def demons(
     for name, sigma in (("sigma_diffusion", sigma_diffusion), ("sigma_fluid", sigma_fluid)):
         if not 0 <= sigma <= MAX_SIGMA:
             raise UserError(f"demons: {name} is {sigma}; it must be from 0 to {MAX_SIGMA} pixels")
-    return _demons(
+    run = _run if called_plainly(moving, fixed, initial_field, mask) else _demons
+    return run(
         moving.contiguous(), fixed.contiguous(),
         None if initial_field is None else initial_field.to(moving.dtype).contiguous(),
         None if mask is None else mask.to(moving.dtype).contiguous(),
@@ -104,8 +105,7 @@ def _check_images(moving: Tensor, fixed: Tensor, mask: Tensor | None, initial_fi
             )
 
 
-@torch.library.custom_op("cxrsynth::demons", mutates_args=())
-def _demons(
+def _run(
     moving: Tensor,
     fixed: Tensor,
     initial_field: Tensor | None,
@@ -134,12 +134,17 @@ def _demons(
     mse, rms = (moving.new_empty(batch, sum(iterations)) for _ in range(2))
     if moving.numel():
         on_device, where = queue(moving)
-        size = function("demons_workspace", moving)(batch, height, width) if on_device else 0
+        size = function("demons_workspace", moving.dtype)(batch, height, width) if on_device else 0
         workspace = torch.empty(size, dtype=torch.uint8, device=moving.device)
         tensors = (moving, fixed, initial_field, mask, displacement, mse, rms)
         pointers = (0 if t is None else t.data_ptr() for t in tensors)
-        function("demons", moving)(options, *pointers, batch, height, width, on_device, workspace.data_ptr(), where)
+        function("demons", moving.dtype)(
+            options, *pointers, batch, height, width, on_device, workspace.data_ptr(), where
+        )
     return displacement, mse, rms
+
+
+_demons = torch.library.custom_op("cxrsynth::demons", _run, mutates_args=())
 
 
 @_demons.register_fake

@@ -1,10 +1,12 @@
 """Finds the compiled kernels, and says in one sentence what to do when they are missing or stale."""
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 INTERFACE = 1  # must equal the number compiled into csrc/bindings.cpp
 REBUILD = "run `pip install .` (or `pip install -e .` for work) in the project's folder again"
@@ -26,9 +28,27 @@ def kernels() -> ModuleType:
     return _kernels
 
 
-def function(name: str, tensor: torch.Tensor) -> Any:
-    """The kernel `name` for the tensor's dtype."""
-    return getattr(kernels(), f"{name}_{str(tensor.dtype).removeprefix('torch.')}")
+@functools.cache
+def function(name: str, dtype: torch.dtype) -> Callable[..., Any]:
+    """The kernel `name` for images of `dtype`."""
+    return getattr(kernels(), f"{name}_{str(dtype).removeprefix('torch.')}")
+
+
+def called_plainly(*tensors: torch.Tensor | None) -> bool:
+    """Whether a kernel may be called without its PyTorch operator.
+
+    An operator serves gradients, compilation, transforms and modes. Where none of these is at work it changes nothing,
+    but takes longer than the kernel takes for a small image.
+    """
+    if torch.compiler.is_dynamo_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing():
+        return False
+    if forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None:
+        return False
+    gradients = torch.is_grad_enabled()
+    for t in tensors:
+        if t is not None and (type(t) is not torch.Tensor or t.is_meta or (gradients and t.requires_grad)):
+            return False
+    return True
 
 
 def queue(tensor: torch.Tensor) -> tuple[bool, int]:
@@ -37,7 +57,7 @@ def queue(tensor: torch.Tensor) -> tuple[bool, int]:
     Raises:
         RuntimeError: The tensor is on a GPU and the kernels were built without CUDA.
     """
-    if tensor.device.type != "cuda":
+    if not tensor.is_cuda:
         return False, torch.get_num_threads()
     if not kernels().cuda_architectures:
         raise RuntimeError(f"cxrsynth's kernels were built without CUDA; install the CUDA toolkit, then {REBUILD}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.errors import UserError
-from cxrsynth.ops.extension import function, queue
+from cxrsynth.ops.extension import called_plainly, function, queue
 
 MODES = ("bilinear", "nearest")
 
@@ -25,19 +25,23 @@ def warp(image: Tensor, displacement: Tensor, mode: str = "bilinear") -> Tensor:
     Raises:
         UserError: Shapes, dtypes or devices do not fit.
     """
-    if image.ndim != 4 or displacement.shape != (image.shape[0], 2, *image.shape[2:]):
+    shape = image.shape
+    if len(shape) != 4 or displacement.shape != (shape[0], 2, shape[2], shape[3]):
         raise UserError(
-            f"warp: image is {tuple(image.shape)} and displacement {tuple(displacement.shape)}; they must be "
+            f"warp: image is {tuple(shape)} and displacement {tuple(displacement.shape)}; they must be "
             "[B, C, H, W] and [B, 2, H, W] of the same B, H and W"
         )
     if mode not in MODES:
         raise UserError(f"warp: mode is {mode!r}; use one of {', '.join(MODES)}")
     if image.device != displacement.device:
         raise UserError(f"warp: image is on {image.device} and displacement on {displacement.device}; move one of them")
+    run = _run if called_plainly(image, displacement) else _warp
+    if image.dtype == displacement.dtype == torch.float32:  # the usual case, without conversions
+        return run(image, displacement, mode)
     if not (image.is_floating_point() and displacement.is_floating_point()):
         raise UserError(f"warp: dtypes are {image.dtype} and {displacement.dtype}; give floating point images")
     working = torch.float64 if torch.float64 in (image.dtype, displacement.dtype) else torch.float32
-    return _warp(image.to(working), displacement.to(working), mode).to(image.dtype)
+    return run(image.to(working), displacement.to(working), mode).to(image.dtype)
 
 
 def warp_reference(image: Tensor, displacement: Tensor, mode: str = "bilinear") -> Tensor:
@@ -62,18 +66,16 @@ def warp_reference(image: Tensor, displacement: Tensor, mode: str = "bilinear") 
     return (1 - fy) * upper + fy * lower
 
 
-def _sizes(image: Tensor, mode: str) -> tuple[int, ...]:
-    return (*image.shape, MODES.index(mode))
-
-
-@torch.library.custom_op("cxrsynth::warp", mutates_args=())
-def _warp(image: Tensor, displacement: Tensor, mode: str) -> Tensor:
+def _run(image: Tensor, displacement: Tensor, mode: str) -> Tensor:
     image, displacement = image.contiguous(), displacement.contiguous()
-    out = torch.empty_like(image)
-    if out.numel():
+    out, shape = torch.empty_like(image), image.shape
+    if 0 not in shape:
         pointers = image.data_ptr(), displacement.data_ptr(), out.data_ptr()
-        function("warp", image)(*pointers, *_sizes(image, mode), *queue(image))
+        function("warp", image.dtype)(*pointers, *shape, MODES.index(mode), *queue(image))
     return out
+
+
+_warp = torch.library.custom_op("cxrsynth::warp", _run, mutates_args=())
 
 
 @_warp.register_fake
@@ -92,7 +94,7 @@ def _warp_backward(
     if grad.numel():
         tensors = image, displacement, grad, grad_image, grad_displacement
         pointers = (t.data_ptr() if t.numel() else 0 for t in tensors)
-        function("warp_backward", image)(*pointers, *_sizes(image, mode), *queue(image))
+        function("warp_backward", image.dtype)(*pointers, *image.shape, MODES.index(mode), *queue(image))
     return grad_image, grad_displacement
 
 
