@@ -11,13 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrsynth.evaluation.metrics import METRICS, finding_names
+from cxrsynth.evaluation.metrics import METRICS, Metric, finding_names
 from cxrsynth.evaluation.operating import DECISIONS, decided
-from cxrsynth.evaluation.trainings import metric_draws, shares
+from cxrsynth.evaluation.trainings import between_trainings, metric_draws, shares
 
 COLUMNS = ("sex", "age band", "view", "site")
 AGE_BANDS = ((0, 40, "under 40"), (40, 60, "40 to 59"), (60, 200, "60 and over"))
 FEWEST_IMAGES = 25  # smaller groups say nothing
+MEASURES: dict[str, tuple[str, Metric]] = {
+    "auroc": ("prob", METRICS["auroc"]),
+    "fnr": ("call", DECISIONS["fnr"]),
+    "fpr": ("call", DECISIONS["fpr"]),
+    "underdiagnosis": ("any", DECISIONS["fnr"]),
+}
+"""Metrics, and which kind of the predictions each is of (`_kinds`)."""
 
 
 def groups(about: pd.DataFrame) -> dict[str, pd.Series]:
@@ -59,48 +66,51 @@ def anything_found(table: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.D
     )
 
 
-def fairness_table(
-    tables: Sequence[pd.DataFrame],
-    thresholds: Sequence[Mapping[str, float]],
+def fairness_tables(
+    arms: Mapping[str, tuple[Sequence[pd.DataFrame], Sequence[Mapping[str, float]]]],
     about: pd.DataFrame,
     draws: int = 500,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Errors of several trainings in each group, and in all images.
+) -> dict[str, list[dict[str, Any]]]:
+    """Errors of several trainings of each arm in each group, and in all images.
 
     Args:
-        tables: Predictions of the trainings, the same images in the same order.
-        thresholds: Of each training, chosen on validation patients.
+        arms: Of each arm the predictions of its trainings, all of the same images in the same order, and the thresholds
+            of each training, chosen on validation patients. The spread between trainings is pooled over the arms.
         about: The images' `sex, age, view, site`, indexed by `image_id`.
         draws: Bootstrap draws of patients.
         seed: Seed of the draws.
 
     Returns:
-        Rows of `group, images, patients, ill` and of `auroc`, `fnr`, `fpr` (means of the findings) and
+        By arm, rows of `group, images, patients, ill` and of `auroc`, `fnr`, `fpr` (means of the findings) and
         `underdiagnosis`, each with `estimate, deviation, low, high`.
     """
-    rows_about = about.loc[tables[0]["image_id"]].reset_index(drop=True)
+    anyone = next(iter(arms.values()))[0][0]
+    rows_about = about.loc[anyone["image_id"]].reset_index(drop=True)
     masks = {"all images": pd.Series(True, index=rows_about.index), **groups(rows_about)}
-    calls = [decided(table, dict(cut)) for table, cut in zip(tables, thresholds, strict=True)]
-    anything = [anything_found(table, cut) for table, cut in zip(tables, thresholds, strict=True)]
-    rows = []
+    rows: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    kinds = {arm: _kinds(tables, thresholds) for arm, (tables, thresholds) in arms.items()}
     for name, mask in masks.items():
-        parts = {kind: [table[mask.to_numpy()] for table in of] for kind, of in
-                 (("prob", tables), ("call", calls), ("any", anything))}  # fmt: skip
-        measured = {
-            "auroc": metric_draws(parts["prob"], METRICS["auroc"], draws, seed),
-            "fnr": metric_draws(parts["call"], DECISIONS["fnr"], draws, seed),
-            "fpr": metric_draws(parts["call"], DECISIONS["fpr"], draws, seed),
-            "underdiagnosis": metric_draws(parts["any"], DECISIONS["fnr"], draws, seed),
-        }
-        first = parts["any"][0]
-        rows.append(
-            {
-                "group": name,
-                "images": int(mask.sum()),
-                "patients": int(first["patient_id"].nunique()),
-                "ill": int((first["any_true"] == 1).sum()),
-                **{key: asdict(shares(values, seed)[-1]) for key, values in measured.items()},
-            }
-        )
+        chosen = mask.to_numpy()
+        found: dict[str, dict[str, Any]] = {arm: {} for arm in arms}
+        for measure, (kind, metric) in MEASURES.items():
+            values = {arm: metric_draws([table[chosen] for table in of[kind]], metric, draws, seed)
+                      for arm, of in kinds.items()}  # fmt: skip
+            between = between_trainings(list(values.values()))
+            for arm, value in values.items():
+                found[arm][measure] = asdict(shares(value, seed, between=between)[-1])
+        for arm, of in kinds.items():
+            first = of["any"][0][chosen]
+            group = {"group": name, "images": int(mask.sum()), "patients": int(first["patient_id"].nunique())}
+            rows[arm].append({**group, "ill": int((first["any_true"] == 1).sum()), **found[arm]})
     return rows
+
+
+def _kinds(tables: Sequence[pd.DataFrame], thresholds: Sequence[Mapping[str, float]]) -> dict[str, list[pd.DataFrame]]:
+    """Probabilities, calls at the thresholds, and whether anything was called."""
+    pairs = list(zip(tables, thresholds, strict=True))
+    return {
+        "prob": list(tables),
+        "call": [decided(table, dict(cut)) for table, cut in pairs],
+        "any": [anything_found(table, cut) for table, cut in pairs],
+    }

@@ -10,6 +10,7 @@ from torch import Tensor
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.data.datamodule import CXRDataModule
 from cxrsynth.data.geometry import to_square
+from cxrsynth.data.labels import find
 from cxrsynth.data.reading import read_image
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_text
@@ -106,6 +107,26 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     if missing := [key for key in KEYS if key not in table]:
         raise UserError(f"predictions {path} lack {', '.join(missing)}; predict the split again")
     return table
+
+
+def read_reference(path: str | Path, findings: Sequence[str]) -> pd.DataFrame:
+    """Another model's predictions: a table with `image_id` and `prob_FINDING` columns, names as usual synonyms allow.
+
+    Returns:
+        Indexed by `image_id`, columns `FINDING_prob` of those of `findings` that it has.
+
+    Raises:
+        UserError: The file cannot be read, or has no `image_id`.
+    """
+    try:
+        table = pd.read_csv(path, dtype={"image_id": str}).set_index("image_id")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"reference {path} cannot be read ({error}); give a table image_id, prob_FINDING, ..."
+        ) from error
+    columns = [str(column) for column in table.columns if str(column).startswith("prob_")]
+    names = {column: find(column.removeprefix("prob_"), findings) for column in columns}
+    return table.rename(columns={column: f"{name}_prob" for column, name in names.items() if name})
 
 
 def _squares(paths: Sequence[str | Path], size: int, batch_size: int) -> Iterator[Tensor]:

@@ -2,18 +2,23 @@
 
 A difference between two arms of a study has two sources of chance: which patients happen to be in the test set, and
 which weights a training happens to end at. The patients are bootstrapped (`bootstrap.py`), all trainings under the same
-draws. The mean over S trainings adds a deviation of s / sqrt(S), s their standard deviation; because s is estimated
-from few, it is drawn from Student's t with S - 1 degrees of freedom (the sum of both is the Behrens-Fisher fiducial
-distribution: Fisher 1935, doi:10.1111/j.1469-1809.1935.tb02120.x). Resampling three to five trainings instead would
-make intervals too narrow by a factor of sqrt((S - 1) / S) and more.
+draws. The mean over S trainings adds a deviation, and with two or three trainings an arm cannot know its own. But all
+arms of a study are trained alike, so their spread is estimated together (`between_trainings`), with the sum of their
+S - 1 degrees of freedom, and the deviation is drawn from Student's t with these (the sum of both is the Behrens-Fisher
+fiducial distribution: Fisher 1935, doi:10.1111/j.1469-1809.1935.tb02120.x).
+
+Trainings differ on the same patients for two reasons: one is better than the other, or they err on other images. The
+second is in the bootstrap over patients as well; to count it once, that component of its variance is taken out of it.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import bartlett
 
 from cxrsynth.evaluation.bootstrap import FEWEST_DEFINED, FEWEST_PATIENTS, cluster_weights
 from cxrsynth.evaluation.metrics import Metric, metric_columns
@@ -28,14 +33,48 @@ class Draws:
     Attributes:
         full: `[S, K]`, on all patients; K findings, the last column their mean.
         drawn: `[S, D, K]`, on each of the D draws of patients.
+        arms: How many arms' chance is in it: 2 for a difference.
     """
 
     full: Array
     drawn: Array
+    arms: int = 1
 
     def __sub__(self, other: "Draws") -> "Draws":
         """Training by training: those with the same number share their initial weights and their draws of patients."""
-        return Draws(self.full - other.full, self.drawn - other.drawn)
+        return Draws(self.full - other.full, self.drawn - other.drawn, self.arms + other.arms)
+
+
+@dataclass(frozen=True)
+class Between:
+    """How much trainings of one arm differ, estimated over all arms of a study.
+
+    Attributes:
+        variance: `[K]`, of one training around its arm's mean, on these patients.
+        patients: `[K]`, the part of it that comes from erring on other patients, which a bootstrap over patients holds.
+        freedom: Degrees of freedom of the estimate, the sum of the arms' S - 1.
+        unequal: `[K]`, p value of Bartlett's test that the arms have one spread; NaN with two trainings or fewer.
+    """
+
+    variance: Array
+    patients: Array
+    freedom: int
+    unequal: Array
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """What trainings add to the chance of a mean over them.
+
+    Attributes:
+        error: Standard error of the mean.
+        patients: Variance of the mean that is in `error` and in a bootstrap over patients alike.
+        freedom: Degrees of freedom of `error`.
+    """
+
+    error: float
+    patients: float
+    freedom: int
 
 
 @dataclass(frozen=True)
@@ -78,18 +117,81 @@ def metric_draws(tables: Sequence[pd.DataFrame], metric: Metric, draws: int = 20
     return Draws(full, np.concatenate(drawn, axis=1))
 
 
-def spreads(values: Draws, seed: int = 0, level: float = 0.95) -> list[Spread]:
-    """Mean over trainings with its interval, for each of the K columns."""
-    return [spread(values.full[:, k], values.drawn[:, :, k], seed, level) for k in range(values.full.shape[1])]
+def mean_draws(values: Sequence[Array], patients: Sequence[str], draws: int = 2000, seed: int = 0) -> Draws:
+    """Means over images of what each training scores on them, on each bootstrap draw of patients.
+
+    Args:
+        values: `[n, C]` of each of the S trainings: one score an image and finding, NaN where there is none.
+        patients: Patient of each image.
+        draws: Number of draws.
+        seed: Seed of the draws.
+    """
+
+    def means(weights: Array) -> Array:
+        counted = [(weights @ np.nan_to_num(value), weights @ ~np.isnan(value)) for value in values]
+        each = np.stack([np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+                         for total, count in counted])  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any lesion
+            return np.concatenate([each, np.nanmean(each, axis=2, keepdims=True)], axis=2)
+
+    full = means(np.ones((1, len(patients))))[:, 0]
+    if len(set(patients)) < FEWEST_PATIENTS:
+        return Draws(full, np.full((len(values), 1, full.shape[1]), np.nan))
+    drawn = [means(weights) for weights in cluster_weights(patients, draws, seed)]
+    return Draws(full, np.concatenate(drawn, axis=1))
 
 
-def shares(values: Draws, seed: int = 0, level: float = 0.95) -> list[Spread]:
+def between_trainings(arms: Sequence[Draws]) -> Between | None:
+    """The spread between trainings pooled over arms; None if every arm has one training."""
+    several = [arm for arm in arms if len(arm.full) > 1]
+    freedom = sum(len(arm.full) - 1 for arm in several)
+    if not freedom:
+        return None
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a finding that no test image has is NaN throughout
+        apart = sum((len(arm.full) - 1) * arm.full.var(axis=0, ddof=1) for arm in several)
+        # sum over trainings of the variance over patients of a training's distance from its arm's mean
+        patients = sum(np.nanvar(arm.drawn - arm.drawn.mean(axis=0), axis=1).sum(axis=0) for arm in several)
+    return Between(apart / freedom, np.nan_to_num(patients) / freedom, freedom, _unequal([a.full for a in several]))
+
+
+def _unequal(values: Sequence[Array]) -> Array:
+    """Bartlett's test of each column; NaN where an arm has fewer than three trainings, or values are the same."""
+    result = np.full(values[0].shape[1], np.nan)
+    for column in range(len(result)):
+        groups = [value[:, column] for value in values]
+        if len(groups) > 1 and all(len(group) > 2 and np.ptp(group) > 0 for group in groups):
+            result[column] = bartlett(*groups).pvalue
+    return result
+
+
+def spreads(values: Draws, seed: int = 0, level: float = 0.95, between: Between | None = None) -> list[Spread]:
+    """Mean over trainings with its interval, for each of the K columns.
+
+    Args:
+        values: Of one arm, or a difference of arms.
+        seed: Seed of the deviations between trainings.
+        level: Confidence level.
+        between: Spread between trainings pooled over arms; None = each column's own, with S - 1 degrees of freedom.
+    """
+    found = []
+    for k in range(values.full.shape[1]):
+        deviation = None
+        if between is not None:
+            variance, patients = (values.arms * of[k] / len(values.full) for of in (between.variance, between.patients))
+            deviation = Deviation(float(np.sqrt(variance)), float(patients), between.freedom)
+        found.append(spread(values.full[:, k], values.drawn[:, :, k], seed, level, deviation))
+    return found
+
+
+def shares(values: Draws, seed: int = 0, level: float = 0.95, between: Between | None = None) -> list[Spread]:
     """`spreads` of metrics that lie in [0, 1], not of their differences: the limits do too."""
-    found = spreads(values, seed, level)
+    found = spreads(values, seed, level, between)
     return [replace(s, low=float(np.clip(s.low, 0, 1)), high=float(np.clip(s.high, 0, 1))) for s in found]
 
 
-def spread(full: Array, drawn: Array, seed: int = 0, level: float = 0.95) -> Spread:
+def spread(full: Array, drawn: Array, seed: int = 0, level: float = 0.95, pooled: Deviation | None = None) -> Spread:
     """Mean over trainings with its interval.
 
     Args:
@@ -97,6 +199,7 @@ def spread(full: Array, drawn: Array, seed: int = 0, level: float = 0.95) -> Spr
         drawn: `[S, D]`, on each draw of patients.
         seed: Seed of the deviations between trainings.
         level: Confidence level.
+        pooled: Deviation of the mean estimated over several arms; None = from these trainings alone.
     """
     trainings = len(full)
     estimate = float(full.mean())
@@ -105,9 +208,13 @@ def spread(full: Array, drawn: Array, seed: int = 0, level: float = 0.95) -> Spr
     means = means[~np.isnan(means)]
     if np.isnan(estimate) or len(means) < FEWEST_DEFINED * drawn.shape[1] or not len(means):
         return Spread(estimate, deviation, float("nan"), float("nan"), float("nan"))
-    if trainings > 1:
-        noise = np.random.default_rng([seed, 1]).standard_t(trainings - 1, len(means))
-        means = means + deviation / np.sqrt(trainings) * noise
+    if pooled is None and trainings > 1:
+        pooled = Deviation(deviation / float(np.sqrt(trainings)), 0.0, trainings - 1)
+    if pooled is not None:
+        variance = float(means.var())
+        left = max(0.0, 1 - pooled.patients / variance) if variance > 0 else 0.0
+        noise = np.random.default_rng([seed, 1]).standard_t(pooled.freedom, len(means))
+        means = estimate + np.sqrt(left) * (means - estimate) + pooled.error * noise
     low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     fewer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Spread(estimate, deviation, float(low), float(high), min(1.0, 2 * (fewer + 1) / (len(means) + 1)))

@@ -79,6 +79,47 @@ def loss_curves(curves: dict[str, pd.DataFrame]) -> dict[str, str]:
     return {arm: _curve(lines, limits) for arm, lines in series.items() if any(len(p) for p in lines.values())}
 
 
+def loss_multiples(curves: dict[str, list[pd.DataFrame]], prior: float | None) -> dict[str, str]:
+    """Losses of all trainings of each arm on the same axes, one small SVG an arm.
+
+    Args:
+        curves: Logged `step, train/loss, val/loss` of each training, by arm.
+        prior: Validation loss of the prevalences as probabilities, drawn dotted.
+    """
+    lines = {
+        arm: [(name, table[["step", f"{name}/loss"]].dropna().to_numpy()) for table in tables
+              for name in ("train", "val") if f"{name}/loss" in table]
+        for arm, tables in curves.items()
+    }  # fmt: skip
+    known = [points for of in lines.values() for _, points in of if len(points)]
+    if not known:
+        return {}
+    together = np.concatenate(known)
+    # a first loss far above all others would press every curve to the floor
+    top = float(np.quantile(together[:, 1], 0.97)) * 1.1
+    limits = (float(together[:, 0].max()) * 1.02 + 1, max(top, 1.15 * (prior or 0), 1e-6))
+    return {arm: _multiple(of, limits, prior) for arm, of in lines.items() if any(len(points) for _, points in of)}
+
+
+def _multiple(lines: list[tuple[str, NDArray[np.float64]]], limits: tuple[float, float], prior: float | None) -> str:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.6, 1.9), layout="constrained")
+        axes = figure.add_subplot(xlim=(0, limits[0]), ylim=(0, limits[1]))
+        axes.locator_params(nbins=4)
+        if prior is not None:
+            axes.axhline(prior, color=QUIET, linestyle=":", linewidth=1.2)
+        for name, points in lines:
+            style: Any = {"train": {"linestyle": "--", "color": QUIET}, "val": {"linestyle": "-", "color": INK}}[name]
+            axes.plot(points[:, 0], points[:, 1], linewidth=1.1, **style)
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _uri("image/svg+xml", content.getvalue().replace(b"'DejaVu Sans'", READER_FONTS))
+
+
 def _curve(lines: dict[str, NDArray[np.float64]], limits: tuple[float, float]) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.7, 2.5), layout="constrained")
@@ -93,9 +134,7 @@ def _curve(lines: dict[str, NDArray[np.float64]], limits: tuple[float, float]) -
             axes.annotate(
                 text, (points[-1, 0], end + apart), xytext=(5, 0), textcoords="offset points", va="center", color=colour
             )
-        content = io.BytesIO()
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _uri("image/svg+xml", content.getvalue().replace(b"'DejaVu Sans'", READER_FONTS))
+        return _svg(figure)
 
 
 def few_shot(rows: list[dict[str, Any]]) -> str:
@@ -104,7 +143,7 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
     steps = list(dict.fromkeys(row["positives"] for row in rows))
     dashes, markers = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1))), "osD^v*"
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.add_subplot(xlabel="real training images of each finding", ylabel="mean AUROC")
         for number, arm in enumerate(arms):
             points = [row for row in rows if row["arm"] == arm]
@@ -116,10 +155,8 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
             style: Any = {"linestyle": dashes[number % 6], "marker": markers[number % 6], "linewidth": 1.4}
             axes.plot(x, y, color=INK, markersize=4, label=points[0]["title"], **style)
         axes.set_xticks(range(len(steps)), ["all" if step is None else str(step) for step in steps])
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
-        content = io.BytesIO()
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _uri("image/svg+xml", content.getvalue().replace(b"'DejaVu Sans'", READER_FONTS))
+        figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
+        return _svg(figure)
 
 
 def _shrink(image: Array, longest: int = LONGEST) -> Array:

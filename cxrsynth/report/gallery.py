@@ -1,7 +1,7 @@
 """Which images the page shows, and their five panels (Figure 1 of the paper)."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from cxrsynth.data.reading import read_image
 from cxrsynth.errors import UserError
 from cxrsynth.files import inside
 from cxrsynth.report import figures
+from cxrsynth.report.acceptance import CHECKS
 from cxrsynth.report.collect import RunFolder
 
-TYPICAL, WORST, REFUSED = 8, 4, 4  # rows; typical ones at least one a finding, and as many for each
+TYPICAL, WORST, REFUSED = 8, 4, 8  # rows; typical ones at least one a finding, and as many for each
 Record = dict[str, Any]
 Changes = dict[str, list[tuple[str, float, float]]]  # by image: scorer, before, after
 
@@ -41,6 +42,7 @@ def galleries(run: RunFolder) -> dict[str, list[Row]]:
     changes = asked_changes(run.effects)
     typical, worst = choose(run.records or [], changes)
     archive = None if run.manifest is None else Manifest.load(run.manifest)
+    painted = {record["id"]: record for record in run.records or []}
     refused = (
         []
         if run.refused is None
@@ -49,8 +51,41 @@ def galleries(run: RunFolder) -> dict[str, list[Row]]:
     return {
         "typical": [_made(run, record, changes) for record in typical],
         "worst": [_made(run, record, changes) for record in worst],
-        "refused": [_refused(archive, record) for record in refused],
+        "refused": [
+            replace(_made(run, painted[record["id"]], changes), problem=str(record["refused"]))
+            if record["id"] in painted
+            else _refused(archive, record)
+            for record in refused
+        ],
     }
+
+
+def foreign_gallery(images: Manifest, archive: Manifest) -> dict[str, list[Row]]:
+    """Rows of "typical" images of another generator, labels in turn; with their sources where the manifest names them.
+
+    Args:
+        images: The synthetic images.
+        archive: The real images.
+    """
+    table = images.table
+    records = [
+        {"id": row["image_id"], "finding": row["labels"], **{k: row.get(k, "") for k in ("source_id", "exemplar_id")}}
+        for row in table.to_dict("records")
+    ]
+    rows = []
+    for record in choose(records, {})[0]:
+        try:
+            made = read_image(images.path(record["id"]))[0].numpy()
+            panels = [("result", figures.grey(made))]
+            path = _path(archive, str(record["source_id"]))
+            source = made if path is None else read_image(path)[0].numpy()
+            if path is not None and source.shape == made.shape:
+                panels = [("source", figures.grey(source)), *panels, ("difference", figures.difference(source, made))]
+        except UserError as error:
+            rows.append(Row(record, [], problem=str(error)))
+        else:
+            rows.append(Row(record, panels))
+    return {"typical": rows, "worst": [], "refused": []}
 
 
 def asked_changes(effects: pd.DataFrame | None) -> Changes:
@@ -95,9 +130,21 @@ def _in_turn(groups: list[list[Record]]) -> list[Record]:
 
 
 def _spread(refused: list[Record]) -> list[Record]:
-    """Refused rows with the reasons in turn, so that each kind is seen."""
-    kinds = sorted({reason_kind(r["refused"]) for r in refused})
-    return _in_turn([[r for r in refused if reason_kind(r["refused"]) == kind] for kind in kinds])
+    """Refused rows, first reasons in turn so that each kind is seen; of a kind the farthest from its limit first."""
+
+    def beyond(record: Record) -> float:
+        score, limit = record.get("score"), record.get("limit")
+        return 0.0 if score is None or limit is None or score != score or limit != limit else abs(score - limit)
+
+    ordered = sorted(refused, key=lambda record: -beyond(record))
+    kinds = sorted({_check(r["refused"]) for r in refused})
+    return _in_turn([[r for r in ordered if _check(r["refused"]) == kind] for kind in kinds])
+
+
+def _check(reason: str) -> str:
+    """The check that a reason names first, or the reason without its numbers."""
+    name = str(reason).partition(":")[0]
+    return name if name in CHECKS else reason_kind(reason)
 
 
 def reason_kind(reason: str) -> str:

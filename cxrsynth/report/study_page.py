@@ -6,11 +6,14 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.reading import read_image
 from cxrsynth.errors import UserError
 from cxrsynth.files import write_json, write_text
 from cxrsynth.report import figures as pictures
 from cxrsynth.report.answers import Answer
+from cxrsynth.report.collect import open_run
+from cxrsynth.report.gallery import Row, foreign_gallery, galleries
 from cxrsynth.report.page import page_template
 from cxrsynth.report.study_answers import gain, study_answers
 
@@ -47,7 +50,9 @@ def write_study_page(folder: str | Path, figures: dict[str, Any]) -> Path:
         **figures,
         answers=headline,
         pairs=_pairs(folder, figures["worst_pairs"]),
-        loss=pictures.loss_curves(_losses(folder, figures)),
+        loss=pictures.loss_multiples(_losses(folder, figures), figures["arms"]["real"]["val_prior_loss"]),
+        gallery=_gallery(folder, figures["shown"]),
+        card=_card(folder, figures["shown"]),
         few_shot=pictures.few_shot(figures["curves"]) if figures["curves"] else None,
         measures=MEASURES,
         distances=DISTANCES,
@@ -70,11 +75,39 @@ def _pairs(folder: Path, worst: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return shown
 
 
-def _losses(folder: Path, figures: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    """Losses of the first training of real images only and of the primary arm."""
-    files = {arm: folder / "arms" / "all" / arm / "seed0" / "logs" / "classification" / "metrics.csv" for arm in
-             ("real", figures["primary"])}  # fmt: skip
-    return {arm: pd.read_csv(file) for arm, file in files.items() if file.is_file()}
+def _losses(folder: Path, figures: dict[str, Any]) -> dict[str, list[pd.DataFrame]]:
+    """Logged losses of every training with all real images, by arm; those of a first half come first."""
+    return {arm: [table for number in range(of["trainings"])
+                  if len(table := _logged(folder / "arms" / "all" / arm / f"seed{number}" / "logs"))]
+            for arm, of in figures["arms"].items()}  # fmt: skip
+
+
+def _logged(logs: Path) -> pd.DataFrame:
+    parts: list[pd.DataFrame] = []
+    for name in ("before", "classification"):
+        file = logs / name / "metrics.csv"
+        if file.is_file():
+            table = pd.read_csv(file)
+            parts.append(table.assign(step=table["step"] + (parts[0]["step"].max() + 1 if parts else 0)))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"step": []})
+
+
+def _gallery(folder: Path, shown: dict[str, Any]) -> dict[str, list[Row]]:
+    """Images of the run that made them, or of another generator's manifest; empty where they are gone."""
+    try:
+        if shown["run"] is not None:
+            return galleries(open_run(folder / shown["run"]))
+        if shown["images"] is not None:
+            return foreign_gallery(Manifest.load(folder / shown["images"]), Manifest.load(folder / shown["archive"]))
+    except UserError:
+        pass
+    return {"typical": [], "worst": [], "refused": []}
+
+
+def _card(folder: Path, shown: dict[str, Any]) -> str | None:
+    """The images' dataset card, where they came with one."""
+    file = None if shown["images"] is None else (folder / shown["images"]).parent / "card.md"
+    return file.read_text("utf-8") if file is not None and file.is_file() else None
 
 
 def _markdown(figures: dict[str, Any], headline: list[Answer]) -> str:

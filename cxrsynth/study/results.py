@@ -1,12 +1,8 @@
 """The statistics of a study, computed once, when every training is done. The test predictions are read here alone."""
 
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,23 +10,29 @@ import numpy as np
 import pandas as pd
 
 from cxrsynth import __version__
+from cxrsynth.errors import UserError
 from cxrsynth.evaluation.delong import delong_test
-from cxrsynth.evaluation.fairness import fairness_table
-from cxrsynth.evaluation.metrics import METRICS, finding_names
+from cxrsynth.evaluation.fairness import fairness_tables
+from cxrsynth.evaluation.metrics import METRICS, Metric, finding_names
 from cxrsynth.evaluation.operating import DECISIONS, decided, f1_thresholds, rescaled, temperature
 from cxrsynth.evaluation.power import auroc_error, detectable_difference
-from cxrsynth.evaluation.predictions import read_predictions
-from cxrsynth.evaluation.trainings import Draws, Spread, metric_draws, shares, spreads
+from cxrsynth.evaluation.predictions import read_predictions, read_reference
+from cxrsynth.evaluation.trainings import Between, Draws, between_trainings, metric_draws, shares, spreads
 from cxrsynth.evaluation.trivial import accuracy_beside_trivial
-from cxrsynth.files import sha256_file
-from cxrsynth.report.summary import PACKAGES, plain
+from cxrsynth.report.summary import plain
+from cxrsynth.study import about
 from cxrsynth.study.arms import Arm
-from cxrsynth.study.images import kept_by_scorer
 from cxrsynth.study.material import Material
 from cxrsynth.study.quality import quality
 from cxrsynth.study.verdict import judge, overall
 
 FEWER = 4  # secondary measures take a quarter of the bootstrap draws
+MEASURED: dict[str, tuple[Metric, str]] = {
+    **{name: (METRICS[name], "") for name in ("auprc", "sensitivity_at_specificity_0.9", "brier", "ece")},
+    **{f"{name}_rescaled": (METRICS[name], "rescaled") for name in ("brier", "ece")},
+    **{name: (metric, "decided") for name, metric in DECISIONS.items()},
+}
+"""Measures beside AUROC, and which kind of the predictions they are of (`ArmTables.tables`)."""
 
 
 class Trained(Protocol):
@@ -81,8 +83,9 @@ def collect(
     jobs: Sequence[Trained],
     missing: dict[str, str],
     judge_checkpoint: Path | None,
+    downstream: dict[str, Any],
 ) -> dict[str, Any]:
-    """Every figure of the page, ready for JSON."""
+    """Every figure of the page, ready for JSON; `downstream` holds those of `segmentation` and `agreement`, or None."""
     draws, seed = config["draws"], config["seed"]
     arms = {name: ArmTables(_of(jobs, arm, None)) for name, arm in names.items() if name not in missing}
     findings = finding_names(arms["real"].tables("test")[0])
@@ -90,9 +93,10 @@ def collect(
     controls = {name: _validation_area(arm) for name, arm in arms.items() if names[name].control}
     strongest = max(controls, key=lambda name: controls[name])
     primary = config["primary"]
+    between = between_trainings(list(areas.values()))
     judged = judge(
-        spreads(areas[primary] - areas["real"], seed),
-        spreads(areas[primary] - areas[strongest], seed),
+        spreads(areas[primary] - areas["real"], seed, between=between),
+        spreads(areas[primary] - areas[strongest], seed, between=between),
         config["smallest_gain"],
     )
     pictures = quality(material, judge_checkpoint)
@@ -107,27 +111,59 @@ def collect(
         "strongest_control": strongest,
         "controls": controls,
         "findings": findings,
-        "data": _data(material, arms["real"], config),
+        "data": about.data(material, arms["real"].tables("test")[0], config),
         "verdicts": [
             {"finding": finding, **asdict(row), "present": _present(arms["real"], finding)}
             | _delong(arms, finding, primary, strongest)
             for finding, row in zip([*findings, "mean"], judged, strict=True)
         ],
         "power": _power(arms["real"], judged[:-1], findings),
-        "arms": {
-            name: _arm(names[name], arm, areas[name], areas["real"], draws // FEWER, seed) for name, arm in arms.items()
-        },
+        "trainings": _between(between),
+        "arms": _arms(names, arms, areas, between, draws // FEWER, seed),
         "curves": _curves(names, jobs, draws // FEWER, seed, config["positives"]),
-        "fairness": {name: _fairness(arms[name], material, draws // FEWER, seed) for name in ("real", primary)},
+        "fairness": _fairness({n: arms[n] for n in ("real", strongest, primary)}, material, draws // FEWER, seed),
         "external": _external(arms, primary, strongest, draws, seed),
         **pictures,
-        "not_tested": _not_tested(missing, config, names, material),
-        "command": shlex.join(["cxrsynth", *sys.argv[1:]]),
+        **downstream,
+        "reference": _reference(arms["real"], material, config["reference"], draws, seed),
+        "not_tested": about.not_tested(missing, config, names, material, downstream),
+        "shown": about.shown(material),
+        "commands": about.commands(material),
         "config": config,
-        "versions": {"python": platform.python_version(), "cxrsynth": __version__, **{p: version(p) for p in PACKAGES}},
-        "hashes": _hashes(material),
+        "versions": about.versions(),
+        "hashes": about.hashes(material),
     }
     return plain(content)
+
+
+def _reference(real: ArmTables, material: Material, path: str | None, draws: int, seed: int) -> dict[str, Any] | None:
+    """A published model beside training on real images alone, on the test images that its table covers."""
+    if path is None:
+        return None
+    published = read_reference(path, material.findings)
+    tables = [table[table["image_id"].isin(published.index)].reset_index(drop=True) for table in real.tables("test")]
+    shared = [finding for finding in material.findings if f"{finding}_prob" in published]
+    if not len(tables[0]) or not shared:
+        raise UserError(f"reference {path} covers no test image or no finding of the study; leave it out")
+    kept = ["image_id", "patient_id", "split", *(f"{f}_{kind}" for f in shared for kind in ("prob", "true"))]
+    own = [table[kept] for table in tables]
+    other = own[0].copy()
+    columns = [f"{finding}_prob" for finding in shared]
+    other[columns] = published.loc[other["image_id"], columns].to_numpy()
+    areas = [metric_draws(part, METRICS["auroc"], draws, seed) for part in (own, [other] * len(own))]
+    covered = material.archive.select(ids=set(published.index))
+    whole = covered.table[["image_id", "patient_id"]].assign(split="all")
+    whole[columns] = published.loc[whole["image_id"], columns].to_numpy()
+    whole[[f"{finding}_true" for finding in shared]] = covered.targets(shared).numpy()
+    return {
+        "name": Path(path).name,
+        "findings": shared,
+        "images": len(other),
+        "own": asdict(shares(areas[0], seed)[-1]),
+        "published": asdict(shares(areas[1], seed)[-1]),
+        "difference": asdict(spreads(areas[0] - areas[1], seed)[-1]),
+        "whole": {"images": len(whole), "auroc": float(metric_draws([whole], METRICS["auroc"], 1).full[0, -1])},
+    }
 
 
 def _of(jobs: Sequence[Trained], arm: Arm, limit: int | None) -> list[Trained]:
@@ -180,31 +216,57 @@ def _power(real: ArmTables, judged: Sequence[Any], findings: list[str]) -> list[
     return rows
 
 
-def _arm(arm: Arm, tables: ArmTables, area: Draws, real: Draws, draws: int, seed: int) -> dict[str, Any]:
-    """All figures of one arm."""
-    measured: dict[str, list[Spread]] = {"auroc": shares(area, seed)}
-    for name in ("auprc", "sensitivity_at_specificity_0.9", "brier", "ece"):
-        measured[name] = shares(metric_draws(tables.tables("test"), METRICS[name], draws, seed), seed)
-    for name in ("brier", "ece"):
-        after = metric_draws(tables.tables("test", "rescaled"), METRICS[name], draws, seed)
-        measured[f"{name}_rescaled"] = shares(after, seed)
-    for name, metric in DECISIONS.items():
-        measured[name] = shares(metric_draws(tables.tables("test", "decided"), metric, draws, seed), seed)
-    beside = [accuracy_beside_trivial(table) for table in tables.tables("test")]
+def _between(between: Between | None) -> dict[str, Any] | None:
+    """What the intervals hold of the spread between trainings; the last column is the mean of the findings."""
+    if between is None:
+        return None
+    return {"deviation": float(np.sqrt(between.variance[-1])), "freedom": between.freedom,
+            "unequal_p": float(between.unequal[-1])}  # fmt: skip
+
+
+def _arms(
+    names: dict[str, Arm],
+    arms: dict[str, ArmTables],
+    areas: dict[str, Draws],
+    between: Between | None,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """All figures of every arm; of each measure the spread between trainings is pooled over the arms."""
+    measured = {name: {"auroc": shares(area, seed, between=between)} for name, area in areas.items()}
+    for measure, (metric, kind) in MEASURED.items():
+        values = {name: metric_draws(arm.tables("test", kind), metric, draws, seed) for name, arm in arms.items()}
+        pooled = between_trainings(list(values.values()))
+        for name, value in values.items():
+            measured[name][measure] = shares(value, seed, between=pooled)
+    result = {}
+    for name, tables in arms.items():
+        gain = spreads(areas[name] - areas["real"], seed, between=None if name == "real" else between)[-1]
+        result[name] = {
+            "title": names[name].title,
+            "control": names[name].control,
+            "trainings": len(tables.jobs),
+            "metrics": {measure: [asdict(s) for s in values] for measure, values in measured[name].items()},
+            "gain": asdict(gain),
+            **_trained(tables),
+        }
+    return result
+
+
+def _trained(tables: ArmTables) -> dict[str, Any]:
+    """Thresholds, accuracy, losses and cost of one arm's trainings."""
+    beside = {split: [accuracy_beside_trivial(table) for table in tables.tables(split)] for split in ("val", "test")}
     records = [json.loads((job.folder / "record.json").read_text()) for job in tables.jobs]
     losses = [(r["figures"].get("train/loss"), r["figures"].get("val/loss")) for r in records]
     known = [(a, b) for a, b in losses if a is not None and b is not None]
     return {
-        "title": arm.title,
-        "control": arm.control,
-        "trainings": len(tables.jobs),
-        "metrics": {name: [asdict(s) for s in values] for name, values in measured.items()},
-        "gain": asdict(spreads(area - real, seed)[-1]),
         "temperature": float(np.mean(tables.temperatures)),
         "thresholds": {f: float(np.mean([cut[f] for cut in tables.thresholds])) for f in tables.thresholds[0]},
-        "accuracy": {key: float(np.mean([row[key] for row in beside])) for key in beside[0]},
+        "accuracy": {key: float(np.mean([row[key] for row in beside["test"]])) for key in beside["test"][0]},
         "train_loss": float(np.mean([a for a, _ in known])) if known else None,
         "val_loss": float(np.mean([b for _, b in known])) if known else None,
+        "gap": float(np.mean([b - a for a, b in known])) if known else None,
+        "val_prior_loss": beside["val"][0]["prior_loss"],
         "steps": [r["figures"].get("steps") for r in records],
         "seconds": sum(r["seconds"] for r in records),
     }
@@ -216,17 +278,21 @@ def _curves(
     """Mean AUROC by the number of real positives of each finding."""
     rows = []
     for limit in (*(positives or ()), None):
-        for name, arm in names.items():
-            if positives and (of := _of(jobs, arm, limit)):
-                tables = [read_predictions(job.predictions["test"]) for job in of]
-                value = shares(metric_draws(tables, METRICS["auroc"], draws, seed), seed)[-1]
-                rows.append({"positives": limit, "arm": name, "title": arm.title, **asdict(value)})
+        found = {name: of for name, arm in names.items() if positives and (of := _of(jobs, arm, limit))}
+        values = {name: metric_draws([read_predictions(job.predictions["test"]) for job in of], METRICS["auroc"],
+                                     draws, seed) for name, of in found.items()}  # fmt: skip
+        between = between_trainings(list(values.values()))
+        for name, value in values.items():
+            last = shares(value, seed, between=between)[-1]
+            rows.append({"positives": limit, "arm": name, "title": names[name].title, **asdict(last)})
     return rows
 
 
-def _fairness(arm: ArmTables, material: Material, draws: int, seed: int) -> list[dict[str, Any]]:
-    about = material.archive.table.set_index("image_id")
-    return fairness_table(arm.tables("test"), arm.thresholds, about, draws, seed)
+def _fairness(arms: dict[str, ArmTables], material: Material, draws: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+    rows = material.archive.table.set_index("image_id")
+    return fairness_tables(
+        {name: (arm.tables("test"), arm.thresholds) for name, arm in arms.items()}, rows, draws, seed
+    )
 
 
 def _external(arms: dict[str, ArmTables], primary: str, strongest: str, draws: int, seed: int) -> dict[str, Any] | None:
@@ -237,69 +303,11 @@ def _external(arms: dict[str, ArmTables], primary: str, strongest: str, draws: i
              dict.fromkeys(("real", strongest, primary))}  # fmt: skip
     table = arms["real"].tables("external")[0]
     findings = finding_names(table)
+    between = between_trainings(list(areas.values()))
     rows = []
     for index, finding in enumerate([*findings, "mean"]):
         row: dict[str, Any] = {"finding": finding}
-        row |= {name: asdict(shares(area, seed)[index]) for name, area in areas.items()}
-        row["gain"] = asdict(spreads(areas[primary] - areas["real"], seed)[index])
+        row |= {name: asdict(shares(area, seed, between=between)[index]) for name, area in areas.items()}
+        row["gain"] = asdict(spreads(areas[primary] - areas["real"], seed, between=between)[index])
         rows.append(row)
     return {"images": len(table), "patients": table["patient_id"].nunique(), "rows": rows}
-
-
-def _data(material: Material, real: ArmTables, config: dict[str, Any]) -> dict[str, Any]:
-    rows = []
-    for split in ("train", "val", "test"):
-        part = material.of(split)
-        targets = part.targets(material.findings).numpy()
-        counts = {f: int((targets[:, i] == 1).sum()) for i, f in enumerate(material.findings)}
-        patients = material.splits.set_index("image_id").loc[part.table.image_id, "patient_id"].nunique()
-        rows.append({"split": split, "images": len(part), "patients": int(patients),
-                     "counts": {"No Finding": int(part.healthy.sum()), **counts}})  # fmt: skip
-    made = [{"images": len(material.synthetic(k).table), "by_finding": material.asked(k)}
-            for k in range(len(material.image_manifests))]  # fmt: skip
-    table = real.tables("test")[0]
-    return {
-        "archive": material.manifest_path.parent.name,
-        "simulated": material.phantom is not None,
-        "splits": rows,
-        "synthetic": made,
-        "own_generator": bool(material.records),
-        "judged_images": len(table),
-        "judged_patients": int(table["patient_id"].nunique()),
-        "kept_by_scorer": len(kept_by_scorer(material, 0)) if _filtered(config, material) else None,
-    }
-
-
-def _filtered(config: dict[str, Any], material: Material) -> bool:
-    return "filtered" in config["arms"] and {"images", "scorer"} <= material.has()
-
-
-def _not_tested(
-    missing: dict[str, str], config: dict[str, Any], names: dict[str, Arm], material: Material
-) -> list[str]:
-    """What a reader might take for granted and was not done."""
-    notes = [f"{names[name].title}: {why}" for name, why in missing.items()]
-    if config["external"] is None:
-        notes.append("No external archive: other hospitals, devices and label rules may give another result.")
-    if len(material.image_manifests) < 2:
-        notes.append("One training of the generator: how much the result depends on its seed is not known.")
-    if config["seeds"] < 2:
-        notes.append("One training of each classifier: the spread between trainings is not in the intervals.")
-    if not any("@" in name for name in names):
-        notes.append("One number of synthetic images; other ratios to the real ones were not tried.")
-    if config["positives"]:
-        notes.append("The generator saw every real positive, also where classifiers were given few of them.")
-    else:
-        notes.append("No few-shot curve: fewer real positives were not tried.")
-    if material.phantom is not None:
-        notes.append("The archive is simulated: nothing here says how real images would fare.")
-    notes.append("No radiologist read these images, and agreement of text and image was not measured.")
-    return notes
-
-
-def _hashes(material: Material) -> dict[str, str]:
-    files = {"manifest": material.manifest_path, "splits": material.splits_path}
-    files |= {f"images {number}": path for number, path in enumerate(material.image_manifests)}
-    if material.run is not None:
-        files |= {path.name: path for path in sorted((material.run / "checkpoints").glob("*.ckpt"))}
-    return {name: sha256_file(path) for name, path in files.items() if path.is_file()}

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,16 @@ from cxrsynth.pipeline import run as run_pipeline
 from cxrsynth.report.study_page import write_study_page
 from cxrsynth.run_folder import Run
 from cxrsynth.stages import fit
+from cxrsynth.study.agreement import AgreementSettings
+from cxrsynth.study.agreement import agreement as compare_texts
 from cxrsynth.study.arms import Arm, Recipe, make_arm
 from cxrsynth.study.material import Material, open_images, refuse_leaks, refuse_same_judge
 from cxrsynth.study.results import collect
+from cxrsynth.study.segmentation import SegmentationSettings
+from cxrsynth.study.segmentation import segmentation as compare_segmenters
 
 STUDIED = ("real", "duplicates", "oversampling", "synthetic")  # what the few-shot curves show
+PARTS: dict[str, Any] = {"segmentation": SegmentationSettings, "agreement": AgreementSettings}
 JUDGED = ("val", "test")
 
 
@@ -97,6 +103,9 @@ def study(
     scorer: str | None = None,
     judge: str | None = None,
     keep: float = 0.5,
+    segmentation: dict[str, Any] | None = None,
+    agreement: dict[str, Any] | None = None,
+    reference: str | None = None,
     primary: str = "synthetic",
     smallest_gain: float = SMALLEST_GAIN,
     draws: int = 2000,
@@ -125,6 +134,11 @@ def study(
         scorer: Checkpoint that filters images; None = the run's scorer.ckpt, else its attention.ckpt.
         judge: Checkpoint that scores images; None = the run's classification.ckpt. Never the scorer.
         keep: Share of the images that the filter keeps.
+        segmentation: Trains segmenters of the marked findings as well, with real images and with the primary arm's
+            (see `SegmentationSettings`); None = none.
+        agreement: Trains a model of images and texts that tells how often an image shows what was asked (see
+            `AgreementSettings`); None = none.
+        reference: A published model's predictions, a table `image_id, prob_FINDING, ...`, judged on the same images.
         primary: The arm that the verdict is about.
         smallest_gain: Smallest gain of AUROC worth having.
         draws: Bootstrap draws of patients.
@@ -139,6 +153,7 @@ def study(
         UserError: Something cannot be used, or would leak.
     """
     config = dict(locals())
+    segmenter, reader = _settings("segmentation", segmentation), _settings("agreement", agreement)
     chosen = [make_arm(name) for name in arms]
     names = dict(zip(arms, chosen, strict=True))
     if "real" not in names or primary not in names or not any(arm.control for arm in chosen):
@@ -160,8 +175,24 @@ def study(
     if parts > 1:
         return material.folder
     write_text(material.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    figures = collect(config, names, material, jobs, missing, _judge(config))
+    say = partial(console.print, highlight=False)
+    downstream = {
+        "segmentation": segmenter and compare_segmenters(material, names, primary, segmenter, draws, say),
+        "agreement": reader and compare_texts(material, reader, draws, say),
+    }
+    figures = collect(config, names, material, jobs, missing, _judge(config), downstream)
     return write_study_page(material.folder, figures)
+
+
+def _settings(name: str, given: dict[str, Any] | None) -> Any:
+    """Settings of a part of the study that is left out unless they are given; `{}` = its defaults."""
+    if given is None:
+        return None
+    try:
+        return PARTS[name](**given)
+    except TypeError as error:
+        known = ", ".join(one.name for one in fields(PARTS[name]))
+        raise UserError(f"{name} is {given}; give settings of {known}, or null to leave it out") from error
 
 
 def _material(config: dict[str, Any]) -> Material:

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrsynth.evaluation.fairness import anything_found, fairness_table, groups
+from cxrsynth.evaluation.fairness import anything_found, fairness_tables, groups
 
 
 def about(images: int = 240) -> pd.DataFrame:
@@ -35,7 +35,9 @@ def test_groups_are_columns_with_several_values_and_their_pairs():
 
 def test_errors_of_each_group_are_those_of_its_images():
     table, cut = predictions(), {"A": 0.5, "B": 0.5}
-    rows = {row["group"]: row for row in fairness_table([table, table], [cut, cut], about(), draws=60)}
+    found = fairness_tables({"first": ([table, table], [cut, cut]), "second": ([table], [cut])}, about(), draws=60)
+    assert found["first"][1]["fnr"]["estimate"] == found["second"][1]["fnr"]["estimate"]
+    rows = {row["group"]: row for row in found["first"]}
     assert rows["F"]["auroc"]["estimate"] > 0.95
     assert 0.3 < rows["M"]["auroc"]["low"] < rows["M"]["auroc"]["high"] < 0.75
     women = table.iloc[::2]

@@ -5,9 +5,18 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
+from cxrsynth.evaluation.bootstrap import cluster_weights
 from cxrsynth.evaluation.metrics import METRICS
 from cxrsynth.evaluation.multiple import holm
-from cxrsynth.evaluation.trainings import Draws, metric_draws, shares, spread, spreads
+from cxrsynth.evaluation.trainings import (
+    Draws,
+    between_trainings,
+    mean_draws,
+    metric_draws,
+    shares,
+    spread,
+    spreads,
+)
 
 
 def table(generator, truth, skill, effects) -> pd.DataFrame:
@@ -66,6 +75,85 @@ def test_one_training_has_no_deviation_and_trainings_are_paired():
 def test_too_few_patients_have_no_limits():
     few = pd.DataFrame({"image_id": list("abcd"), "patient_id": list("ppqq"), "A_prob": 0.5, "A_true": [0, 1, 0, 1.0]})
     assert np.isnan(spreads(metric_draws([few, few], METRICS["auroc"]))[0].low)
+
+
+def simulated_arms(generator, skill: list[float], trainings: int, patients: int = 60) -> list[Draws]:
+    """Arms of equal mean: a score of each patient that all share, errors of each training, and its skill."""
+    shared = generator.normal(size=patients)[:, None]
+    names = [str(number) for number in range(patients)]
+    own = np.repeat(skill, trainings) * generator.normal(size=len(skill) * trainings)
+    scores = shared + own + generator.normal(size=(patients, len(own)))
+    every = mean_draws(list(scores.T[:, :, None]), names, draws=150)
+    parts = [slice(start, start + trainings) for start in range(0, len(own), trainings)]
+    return [Draws(every.full[part], every.drawn[part]) for part in parts]
+
+
+def coverage(skill: list[float], trainings: int, studies: int, pooled: bool) -> tuple[float, float]:
+    """How often the interval of the last arm's gain over the first holds the truth, 0; and its mean width."""
+    generator = np.random.default_rng(7)
+    found = []
+    for _ in range(studies):
+        arms = simulated_arms(generator, skill, trainings)
+        between = between_trainings(arms) if pooled else None
+        found.append(spreads(arms[-1] - arms[0], int(generator.integers(2**31)), between=between)[0])
+    return float(np.mean([s.low <= 0 <= s.high for s in found])), float(np.mean([s.high - s.low for s in found]))
+
+
+@pytest.mark.parametrize("trainings", [2, 3])
+def test_intervals_with_a_pooled_spread_cover_as_often_as_they_say(trainings):
+    covered, width = coverage([0.2] * 8, trainings, 250, pooled=True)
+    assert 0.915 <= covered <= 0.985  # 0.95 with a standard error of 0.014
+    alone, wider = coverage([0.2] * 8, trainings, 60, pooled=False)
+    assert alone >= 0.96
+    assert wider > 1.4 * width  # which is why it is pooled
+
+
+def test_an_arm_with_twice_the_spread_is_covered_less_often():
+    covered, _ = coverage([0.2] * 7 + [0.4], 3, 250, pooled=True)
+    assert 0.84 <= covered <= 0.93  # what the design says of it
+
+
+def test_the_pooled_spread_is_the_mean_square_within_arms():
+    generator = np.random.default_rng(5)
+    values = [generator.normal(size=(size, 1)) for size in (3, 3, 2, 1)]
+    arms = [Draws(value, np.repeat(value[:, None], 500, axis=1)) for value in values]  # no chance of patients
+    between = between_trainings(arms)
+    assert between is not None
+    within = sum(((value - value.mean()) ** 2).sum() for value in values)
+    assert between.freedom == 2 + 2 + 1
+    assert between.variance[0] == pytest.approx(within / 5)
+    gain = spreads(arms[0] - arms[1], between=between)[0]
+    reach = t.ppf(0.975, 5) * np.sqrt(within / 5 * (1 / 3 + 1 / 3))
+    assert gain.estimate == pytest.approx(values[0].mean() - values[1].mean())
+    assert gain.high - gain.estimate == pytest.approx(reach, rel=0.25)  # 500 draws
+    assert between_trainings(arms[3:]) is None
+
+
+def test_errors_on_other_patients_are_counted_once():
+    covered, width = coverage([0.0] * 6, 3, 60, pooled=True)
+    reach = t.ppf(0.975, 12) * np.sqrt((1 / 3 + 1 / 3) / 60)  # each training's mean errs by 1 / 60; twice would be 1.4
+    assert covered >= 0.87
+    assert width / 2 == pytest.approx(reach, rel=0.12)
+
+
+def test_arms_with_another_spread_are_told():
+    generator = np.random.default_rng(8)
+    same, other = (between_trainings([Draws(x, x[:, None]) for x in arms]) for arms in (
+        [generator.normal(size=(8, 1)) for _ in range(4)],
+        [generator.normal(size=(8, 1)) * scale for scale in (1, 1, 1, 12)],
+    ))  # fmt: skip
+    assert same is not None
+    assert other is not None
+    assert other.unequal[0] < 0.001 < same.unequal[0]
+
+
+def test_means_over_images_leave_out_what_has_no_score():
+    values = np.array([[1.0, np.nan], [3.0, 5.0], [np.nan, np.nan], [2.0, 7.0], [2.0, np.nan], [2.0, np.nan]])
+    found = mean_draws([values], list("abcdef"), draws=50)
+    np.testing.assert_allclose(found.full, [[2.0, 6.0, 4.0]])
+    weights = np.concatenate(list(cluster_weights(list("abcdef"), 50, 0)))
+    drawn = [np.average([1, 3, 2, 2, 2], weights=w[[0, 1, 3, 4, 5]]) for w in weights]
+    np.testing.assert_allclose(found.drawn[0, :, 0], drawn)
 
 
 def test_holm_steps_down_and_leaves_out_what_was_not_tested():

@@ -13,13 +13,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cxrsynth.report.study_page import write_study_page
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FRAME = """<iframe style="width: {width}px; height: 900px" srcdoc="{page}" onload="
 document.title = 'width ' + this.contentDocument.documentElement.scrollWidth"></iframe>"""
 QUESTIONS = (
     *("Did the synthetic images help a classifier?", "Which data?", "How sure is that?", "For whom is it worse?"),
     *("Are they copies of training images?", "Not tested", "Worst first", "On another archive"),
-    *("With fewer real positives", "needs regions"),
+    *("With fewer real positives", "needs regions", "Losses of every training", "Usual ones", "what their text says"),
+    *("Dataset card of the images", "A segmenter: no finding is marked", "Beside a published model"),
 )
 VOID = {"meta", "link", "img", "line", "circle", "br"}
 
@@ -64,14 +67,25 @@ def other_hospital(plain, folder: Path) -> Path:
     return folder / "metadata.csv"
 
 
+def published(plain, path: Path) -> Path:
+    """Another model's predictions: always right about the first finding, and it knows nothing else."""
+    table = pd.read_csv(plain.archive).iloc[100:]
+    right = table["labels"].str.contains(plain.places[0]).astype(float)
+    pd.DataFrame({"image_id": table["image_id"], f"prob_{plain.places[0]}": right}).to_csv(path, index=False)
+    return path
+
+
 @pytest.fixture
 def written(plain, simple_trainer, tmp_path):
     """Page, JSON and Markdown of a study with a few-shot curve and an external archive."""
     generator = np.random.default_rng(0)
     made = [(plain.picture(generator, [plain.places[n % 2]]), plain.places[n % 2]) for n in range(30)]
-    options = {"seeds": 2, "draws": 100, "positives": [3], "external": str(other_hospital(plain, tmp_path / "other"))}
+    options = {"seeds": 2, "draws": 100, "positives": [3], "external": str(other_hospital(plain, tmp_path / "other")),
+               "segmentation": {}, "reference": str(published(plain, tmp_path / "published.csv")),
+               "agreement": {"size": 16, "steps": 3, "batch_size": 8, "width": 16, "vocabulary": 280}}  # fmt: skip
     arms = ["real", "duplicates", "oversampling", "copy_paste", "synthetic", "synthetic@0.1", "pretrain"]
     images = plain.write_images(tmp_path / "made", made)
+    (images.parent / "card.md").write_text("# Rigged images <by a test>\n")
     page = plain.study(plain.archive, images, tmp_path / "out", arms=arms, **options)
     return page, json.loads(page.with_suffix(".json").read_text()), page.with_suffix(".md").read_text()
 
@@ -97,11 +111,39 @@ def test_the_page_says_what_a_reader_asks(written, tmp_path):
     assert figures["external"]["rows"][1]["real"]["estimate"] is None  # never read for
     assert figures["data"]["synthetic"][0]["by_finding"] == {"Effusion": 15, "Nodule": 15}
     assert len(figures["hashes"]["manifest"]) == 64
+    assert figures["trainings"]["freedom"] == 6  # six arms of two trainings
+    assert figures["reference"]["published"]["estimate"] == figures["reference"]["whole"]["auroc"] == 1
+    assert figures["reference"]["own"]["estimate"] < 0.95
+    assert figures["reference"]["images"] < figures["data"]["judged_images"]
+    assert {row["kind"] for row in figures["agreement"]["rows"]} > {"synthetic images", "real test images"}
+    assert len(figures["fairness"]["real"]) == len(figures["fairness"]["synthetic"]) > 1
     for row in figures["headline"]:
         assert row["figure"] in markdown
+    again = with_more(page.parent, figures)
+    assert "Did they help a segmenter?" in Page(again).text
     if BROWSER is not None:
         for width in (390, 1280):
-            fits(text, width, tmp_path)
+            fits(again, width, tmp_path)
+
+
+def with_more(folder: Path, figures: dict) -> str:
+    """The page written again with a segmenter's figures, curves of every arm and images of a run."""
+    spread = {"estimate": 0.41, "deviation": 0.02, "low": 0.35, "high": 0.5, "p": 0.1}
+    row = {"lesions": 12, "real": spread, "synthetic": spread, "gain": spread, "verdict": "cannot tell"}
+    rows = [{"finding": name, **row} for name in (*figures["findings"], "mean")]
+    more = {"rows": rows, "painted_where_absent": {"real": 0.1, "synthetic": 0.2}, "patients": 9,
+            "settings": {"size": 64, "steps": 300, "seeds": 3}}  # fmt: skip
+    for arm in figures["arms"]:
+        for seed in range(2):
+            logs = folder / "arms" / "all" / arm / f"seed{seed}" / "logs" / "classification"
+            logs.mkdir(parents=True, exist_ok=True)
+            steps = np.arange(10) * 10
+            losses = pd.DataFrame({"step": steps, "train/loss": 0.6 - 0.004 * steps, "val/loss": 0.5 + 0.01 * seed})
+            losses.to_csv(logs / "metrics.csv", index=False)
+    content = {key: value for key, value in figures.items() if key != "headline"}
+    text = write_study_page(folder, {**content, "segmentation": more}).read_text()
+    assert text.count("image/svg+xml") >= len(figures["arms"])
+    return text
 
 
 def fits(text: str, width: int, folder: Path) -> None:
