@@ -227,9 +227,9 @@ def _rates(
         scores["synthetic images, texts shuffled"] = shuffled
     rows = []
     for name, score in scores.items():
-        one = bootstrap(_mean(score), [patient for _, _, patient in asked], draws, material.seed)[0]
-        rows.append({"kind": name, "images": len(asked), "estimate": one.estimate, "low": one.low, "high": one.high,
-                     "by_finding": pd.Series(score).groupby(wanted).mean().to_dict()})  # fmt: skip
+        limits = bootstrap(_mean(score), [patient for _, _, patient in asked], draws, material.seed)[0]
+        by_finding = pd.Series(score).groupby(wanted).mean().to_dict()
+        rows.append({"kind": name, "images": len(asked), **asdict(limits), "by_finding": by_finding})
     return rows
 
 

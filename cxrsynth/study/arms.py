@@ -51,7 +51,7 @@ class Arm:
     """
 
     name: ClassVar[str]
-    title: ClassVar[str]
+    title: str
     control: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
 
@@ -167,6 +167,8 @@ class Synthetic(Arm):
 
     def __init__(self, ratio: float | None = None) -> None:
         self.ratio = ratio
+        if ratio is not None:
+            self.title = f"real and {ratio:g} times as many synthetic images"
 
     def recipe(self, material: Material, seed: int) -> Recipe:
         """See `Arm`."""
