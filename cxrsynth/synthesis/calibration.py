@@ -26,7 +26,7 @@ from cxrsynth.synthesis.scorer import Scorer
 PATCH = 24  # side of a lesion's patch
 FEW = 8  # findings with fewer pairs share the limit of all findings
 QUERIES = 500  # lesions whose nearest neighbour among other patients is looked for
-MASS, MIN_COMPONENT, DILATE = 0.5, 0.5, 2  # how a map becomes a region, as `SynthesisTask` does by default
+MASS, MIN_COMPONENT, DILATE = 0.7, 0.5, 2  # how a map becomes a region, as `SynthesisTask` does by default
 
 
 @dataclass(frozen=True)

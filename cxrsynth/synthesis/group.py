@@ -25,6 +25,7 @@ class Group:
         source_hashes: SHA-256 of their files; empty where unreadable.
         source_faults: For each row what is wrong with its source's file, or None.
         source: `[n, 1, S, S]`, the sources as squares.
+        people: For each row what the manifest says of its source: view, sex and age; blank or NaN where unknown.
         exemplar: `[n, 1, S, S]`, the first exemplars as squares.
         exemplar_hashes: As of the sources.
         exemplar_faults: As of the sources.
@@ -37,6 +38,7 @@ class Group:
     source_hashes: list[str]
     source_faults: list[str | None]
     source: Tensor
+    people: list[dict[str, Any]]
     exemplar: Tensor
     exemplar_hashes: list[str]
     exemplar_faults: list[str | None]
@@ -49,13 +51,15 @@ def read_group(rows: list[dict[str, Any]], manifest: Manifest, size: int) -> Gro
     paths = {name: path for name in sorted(names) if (path := _path(manifest, name)) is not None}
     sources = [_read(paths.get(row["source_id"]), size) for row in rows]
     exemplars = [read_square(paths.get(row["exemplar_id"]), size) for row in rows]
+    table = manifest.table.iloc[[manifest.row(row["source_id"]) for row in rows]]
     return Group(
         rows=rows,
         sources=[s[0] for s in sources],
-        source_paths=[str(manifest.table["path"].iat[manifest.row(row["source_id"])]) for row in rows],
+        source_paths=table["path"].astype(str).tolist(),
         source_hashes=[s[2] for s in sources],
         source_faults=[s[3] for s in sources],
         source=torch.stack([s[1] for s in sources]),
+        people=[{"view": p.view, "sex": p.sex, "age": p.age} for p in table.itertuples()],
         exemplar=torch.stack([e[0] for e in exemplars]),
         exemplar_hashes=[e[1] for e in exemplars],
         exemplar_faults=[e[2] for e in exemplars],

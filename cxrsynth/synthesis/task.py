@@ -13,9 +13,10 @@ from cxrsynth.anatomy.segmenter import SHIPPED
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.geometry import from_square
 from cxrsynth.data.reading import StoredImage
+from cxrsynth.data.sentences import write_sentence
 from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import sha256_file
-from cxrsynth.inpainting.condition import Condition
+from cxrsynth.inpainting.condition import SEXES, Condition
 from cxrsynth.inpainting.task import load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.inpainting.window import windows_around
@@ -61,7 +62,8 @@ class SynthesisTask(L.LightningModule):
         solver: Name of the ODE solver; None = the inpainter's own, as for `steps` and `guidance`.
         steps: Its steps.
         warp: Its time grid, finer towards the end above 1 (see `cxrsynth.inpainting.solver.integrate`).
-        guidance: Weight w of classifier-free guidance.
+        guidance: Weight w of classifier-free guidance, or one by field.
+        baseline: What guidance moves away from: "unknown" (nothing known) or "none" (a healthy image).
         mass: Share of the map's mass that the region holds.
         min_component: Parts of the region below this share of its largest part are dropped.
         dilate: Pixels by which the region grows, on the attention task's square.
@@ -86,8 +88,9 @@ class SynthesisTask(L.LightningModule):
         solver: str | None = None,
         steps: int | None = None,
         warp: float = 2.0,
-        guidance: float | None = None,
-        mass: float = 0.5,
+        guidance: float | dict[str, float] | None = None,
+        baseline: str = "unknown",
+        mass: float = 0.7,
         min_component: float = 0.5,
         dilate: int = 2,
         limit: str = "none",
@@ -131,7 +134,7 @@ class SynthesisTask(L.LightningModule):
                 f"attention {attention} knows {', '.join(self.findings)}, inpainting {inpainting} knows "
                 f"{', '.join(known)}; train both for the same findings"
             )
-        asked = {name: self.hparams[name] for name in ("solver", "steps", "warp", "guidance")}
+        asked = {name: self.hparams[name] for name in ("solver", "steps", "warp", "guidance", "baseline")}
         own = {name: self.inpainter.hparams.get(name) for name in asked}
         self.sampling = {name: own[name] if value is None else value for name, value in asked.items()}
         self.image_size: int = self.attention.hparams["image_size"]
@@ -192,8 +195,8 @@ class SynthesisTask(L.LightningModule):
         crops = self._padded(torch.cat([w.crop(image, size) for w, image in zip(windows, sources, strict=True)]))
         inside = self._padded(torch.cat([w.crop_region(r, size) for w, r in zip(windows, regions, strict=True)]))
         coordinates = self._padded(torch.cat([w.coordinates(size) for w in windows]))
-        asked = [row["findings"].split("|") for row in group.rows]
-        condition = Condition(self._padded(Condition.from_names(asked, self.findings).findings))
+        told = [self.inpainter.condition(1, **wishes) for wishes in map(self._wishes, group.rows, group.people)]
+        condition = Condition.cat(told + told[-1:] * (len(crops) - len(told)))
         seeds = [row["seed"] for row in group.rows]
         with self.clock("sampling"):
             painted = self.inpainter.paint(
@@ -205,6 +208,21 @@ class SynthesisTask(L.LightningModule):
                 **self.sampling,
             ).cpu()
         return [w.paste(painted[i : i + 1], sources[i], regions[i]) for i, w in enumerate(windows)]
+
+    def _wishes(self, row: dict[str, Any], person: dict[str, Any]) -> dict[str, Any]:
+        """A row's findings, also in words, and who its source shows, as far as the inpainter reads such things."""
+        fields, names = self.inpainter.hparams["fields"], row["findings"].split("|")
+        wishes: dict[str, Any] = {"findings": names}
+        if "text" in fields:
+            words = np.random.default_rng(row["seed"])
+            wishes["text"] = " ".join(write_sentence(name, True, words) for name in names)
+        if "view" in fields and person["view"] in self.inpainter.teller.views:
+            wishes["view"] = person["view"]
+        if "sex" in fields and person["sex"] in SEXES:
+            wishes["sex"] = person["sex"]
+        if "age" in fields and 0 <= person["age"] <= 120:
+            wishes["age"] = float(person["age"])
+        return wishes
 
     def _padded(self, x: Tensor) -> Tensor:
         return padded(x, self.group_size)
@@ -220,7 +238,7 @@ class SynthesisTask(L.LightningModule):
             **planned,
             **tried,
             "source_path": group.source_paths[i],
-            "condition": {"findings": row["findings"].split("|")},
+            "condition": self._wishes(row, group.people[i]),
             **self.sampling,
             "registration": carried.quality[i],
             "source_sha256": group.source_hashes[i],

@@ -1,6 +1,7 @@
 """The engine at tiny size: untrained networks paint noise, which is enough to test what must hold for every image."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,58 @@ def test_an_inpainter_of_latents_works_unchanged(archive, save, tmp_path):
     made = synthesise(folder, tmp_path / "one")
     test_stored_values_outside_the_region_are_the_sources(folder, (tmp_path / "one", made))
     assert synthesise(folder, tmp_path / "two", batch_size=3) == made
+
+
+def test_an_inpainter_is_told_who_the_source_shows_as_far_as_it_was_trained_to_listen(archive, save, tmp_path):
+    folder = tmp_path / "told"
+    folder.mkdir()
+    for name in ("phantom", "plan.csv", "attention.ckpt"):
+        (folder / name).symlink_to(archive / name)
+    findings = load_inpainter(archive / "inpainting.ckpt").hparams["findings"]
+    listens = ["view", "sex", "age"]
+    save(
+        InpaintingTask(findings, size=32, channels=[16, 16], attention=[False, True], fields=listens),
+        folder / "inpainting.ckpt",
+    )
+    synthesise(folder, tmp_path / "out")
+    table = Manifest.load(archive / "phantom/metadata.csv").table.set_index("image_id")
+    for record in records(tmp_path / "out"):
+        person = table.loc[record["source_id"], listens].to_dict()
+        assert record["condition"] == {"findings": record["findings"].split("|"), **person}
+
+
+def test_findings_are_also_asked_for_in_words_and_what_is_unknown_is_left_out(archive):
+    task = SynthesisTask(str(archive / "attention.ckpt"), "phantom")
+    task.inpainter = load_inpainter("phantom")
+    row = {"findings": "Effusion|Cardiomegaly", "seed": 2**62}
+    wishes = task._wishes(row, {"view": "LATERAL", "sex": "", "age": float("nan")})
+    assert wishes.keys() == {"findings", "text"}
+    assert wishes["text"].count(".") == 2
+    assert not re.search(r"\b(no|without|absent|negative)\b", wishes["text"], re.IGNORECASE)
+    assert task._wishes(row, {"view": "AP", "sex": "F", "age": 61.0}) == {
+        **wishes,
+        "view": "AP",
+        "sex": "F",
+        "age": 61.0,
+    }
+
+
+def test_guidance_can_move_away_from_a_healthy_image(archive, save, tmp_path):
+    folder = tmp_path / "heard"
+    folder.mkdir()
+    for name in ("phantom", "plan.csv", "attention.ckpt"):
+        (folder / name).symlink_to(archive / name)
+    findings = load_inpainter(archive / "inpainting.ckpt").hparams["findings"]
+    task = InpaintingTask(findings, size=32, channels=[16, 16], attention=[False, True])
+    for weight in task.parameters():  # an untrained network hears no condition
+        torch.nn.init.normal_(weight, std=0.05)
+    save(task, folder / "inpainting.ckpt")
+    files = {name: synthesise(folder, tmp_path / name, baseline=name) for name in ("unknown", "none")}
+    names = [name for name in files["none"] if name.endswith(".png")]
+    same = {name: files["none"][name] == files["unknown"][name] for name in names}
+    assert all(equal for name, equal in same.items() if not name.startswith("images"))
+    assert not all(same.values())
+    assert {record["baseline"] for record in records(tmp_path / "none")} == {"none"}
 
 
 def test_records_name_and_hash_what_they_describe(archive, made):
