@@ -4,7 +4,8 @@ python benchmarks/few_steps.py TEACHER STUDENT > benchmarks/results/few_steps.tx
 
 Films are of patients that no training archive has (see guidance.py, which draws them); the region is where the finding
 would lie in that patient. Effect: rise of the asked finding's score, which the phantom's oracle measures from pixels.
-Intervals: bootstrap over patients, paired.
+Distance: root mean square difference in grey levels (of 255), inside the region, from what the teacher paints in 50
+steps from the same seed. Intervals: bootstrap over patients, paired over films.
 """
 
 import argparse
@@ -57,13 +58,21 @@ def grain(painted: Tensor, case: Case) -> float:
     return float(steps[0] / steps[1])
 
 
+def distances(films: NDArray[np.float32], others: NDArray[np.float32], cases: list[Case]) -> NDArray[np.float64]:
+    """Root mean square difference of each film inside its region, in grey levels of 255."""
+    pairs = zip(films, others, cases, strict=True)
+    return np.array(
+        [255 * np.sqrt(np.mean((film - other)[case.mask] ** 2, dtype=float)) for film, other, case in pairs]
+    )
+
+
 def shown(statistic: Any, patients: list[str]) -> str:
     value = bootstrap(lambda weights: np.atleast_2d(statistic(weights)).reshape(len(weights), 1), patients)[0]
     return f"{value.estimate:6.2f} [{value.low:5.2f}, {value.high:5.2f}]"
 
 
 def try_setting(task: InpaintingTask, cases: list[Case], settings: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """Scores of the asked findings before and after, grain, and CPU seconds of all paintings."""
+    """Scores of the asked findings before and after, grain, CPU seconds of all paintings, and the films `[N, H, W]`."""
     painted, seconds = [], 0.0
     for begin in range(0, len(cases), 8):
         result, spent = paint(task, cases[begin : begin + 8], **settings)
@@ -73,7 +82,7 @@ def try_setting(task: InpaintingTask, cases: list[Case], settings: dict[str, Any
     before = [score(torch.as_tensor(stored(case.film)) / 255.0, case) for case in cases]
     after = [score(film, case) for film, case in zip(films, cases, strict=True)]
     texture = [grain(film[None], case) for film, case in zip(films, cases, strict=True)]
-    values = {"before": before, "after": after, "grain": texture, "seconds": seconds}
+    values = {"before": before, "after": after, "grain": texture, "seconds": seconds, "films": films.numpy()}
     return {name: np.asarray(value) for name, value in values.items()}
 
 
@@ -91,8 +100,7 @@ def main() -> None:
     cases = [case for number in range(options.films) for case in draw_cases(number)]
     drawn = [case for case in cases if (case.number + FINDINGS.index(case.finding)) % options.every == 0]
     patients = [str(case.number) for case in drawn]
-    effects: dict[str, NDArray[np.float64]] = {}
-    rows = []
+    results: dict[str, dict[str, NDArray[Any]]] = {}
     for name, settings in {**PUPIL, **TEACHER}.items():
         if options.only and name not in options.only:
             continue
@@ -104,24 +112,31 @@ def main() -> None:
                 np.savez(file, **made)
         else:
             made = dict(np.load(file))
-        effects[name] = made["after"] - made["before"]
-        rows.append((name, float(made["seconds"]) / len(drawn), float(made["grain"].mean())))
+        results[name] = made
     if options.only:
         return
-    best = effects[BEST]
     print(f"{len(drawn)} films painted, {len(set(patients))} patients; guidance {teacher.hparams['guidance']}")
-    print(f"{'':32s} {'effect':22s} {'share of 50 steps':22s} {'grain':>5s} {'s/film':>7s} {'x faster':>8s}")
-    slowest = next(seconds for name, seconds, _ in rows if name == BEST)
-    for name, seconds, texture in rows:
-        effect = effects[name]
-        mean = shown(lambda w, e=effect: w @ e / w.sum(1), patients)
+    print_results(results, drawn, patients)
+
+
+def print_results(results: dict[str, dict[str, NDArray[Any]]], cases: list[Case], patients: list[str]) -> None:
+    effects = {name: made["after"] - made["before"] for name, made in results.items()}
+    far = {name: distances(made["films"], results[BEST]["films"], cases) for name, made in results.items()}
+    best, slowest = effects[BEST], float(results[BEST]["seconds"])
+    columns = f"{'effect':22s} {'share of 50 steps':22s} {'distance to 50 steps':22s} {'grain':>5s} {'s/film':>7s}"
+    print(f"{'':32s} {columns} {'x faster':>8s}")
+    for name, made in results.items():
+        effect, seconds = effects[name], float(made["seconds"])
+        mean, near = (shown(lambda w, e=e: w @ e / w.sum(1), patients) for e in (effect, far[name]))
         share = shown(lambda w, e=effect: (w @ e) / (w @ best), patients)
-        print(f"{name:32s} {mean:22s} {share:22s} {texture:5.2f} {seconds:7.3f} {slowest / seconds:8.1f}")
+        times = f"{seconds / len(cases):7.3f} {slowest / seconds:8.1f}"
+        print(f"{name:32s} {mean:22s} {share:22s} {near:22s} {made['grain'].mean():5.2f} {times}")
     pairs = [(STUDENT, name) for name in TEACHER]
     pairs += [("student, 2 steps", "teacher, euler, 2 steps"), ("student, 1 step", "teacher, euler, 1 step")]
+    print(f"{'':55s} {'effect':22s} distance to 50 steps")
     for ours, theirs in pairs:
-        difference = effects[ours] - effects[theirs]
-        print(f"{ours} less {theirs:31s} {shown(lambda w, d=difference: w @ d / w.sum(1), patients)}")
+        less = [shown(lambda w, d=d: w @ d / w.sum(1), patients) for d in (v[ours] - v[theirs] for v in (effects, far))]
+        print(f"{ours} less {theirs:31s} {less[0]:22s} {less[1]}")
 
 
 def score(film: Tensor, case: Case) -> float:

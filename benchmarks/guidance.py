@@ -9,9 +9,11 @@ to the oracle's scores (kind `simulated`), and are what a removal starts from. A
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,6 +213,11 @@ def print_effects(rows: list[dict[str, Any]]) -> None:
             f"{kind:18s} {shown(mean(hit.change, hit.source_patient)):>26s} "
             f"{shown(mean(miss.change, miss.source_patient)):>26s}   {len(rising)} of 30"
         )
+    paired = every[every.finding == every.scored].pivot(
+        index=["source_patient", "finding"], columns="scorer", values="change"
+    )
+    difference = paired["text denies it"] - paired["healthy repainted"]
+    print(f"text denies it, less healthy repainted: {shown(mean(difference, difference.index.get_level_values(0)))}")
 
 
 def print_rest(traces: pd.DataFrame, strengths: pd.DataFrame, pairs: pd.DataFrame) -> None:
@@ -246,7 +253,18 @@ def print_rest(traces: pd.DataFrame, strengths: pd.DataFrame, pairs: pd.DataFram
 
 
 def run(number: int) -> dict[str, Any]:
-    """Everything for one patient."""
+    """Everything for one patient, once."""
+    file = None if OPTIONS.keep is None else OPTIONS.keep / f"{number}.json"
+    if file is not None and file.exists():
+        return dict(json.loads(file.read_text()))
+    made = make(number)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(made, default=float))
+    return made
+
+
+def make(number: int) -> dict[str, Any]:
     bench = Bench(load_inpainter(OPTIONS.checkpoint), {"steps": OPTIONS.steps, "guidance": OPTIONS.guidance})
     cases = list(draw_cases(number))
     found = [run_case(bench, case) for case in cases]
@@ -282,5 +300,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, help="default: the inpainter's own")
     parser.add_argument("--guidance", type=float, help="default: the inpainter's own")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--keep", type=Path, help="folder in which figures of patients are kept; they are not made again"
+    )
     OPTIONS = parser.parse_args()
     main()

@@ -123,8 +123,10 @@ def lightning_cli(arguments: list[str] | dict[str, Any]) -> Any:
             asked = self.config[self.config.subcommand]
             if asked.get("ckpt_path") and Path(asked.ckpt_path).is_file():
                 stored = torch.load(asked.ckpt_path, weights_only=True, map_location="cpu", mmap=True)
-                hparams = {key: value for key, value in stored.get("hyper_parameters", {}).items() if key[0] != "_"}
-                class_path = stored.get("hyper_parameters", {}).get("_class_path", asked.model.class_path)
+                known = stored.get("hyper_parameters", {})
+                given = stored.get("arguments", known)  # a few-step student's checkpoint is an inpainter's
+                hparams = {key: value for key, value in given.items() if key[0] != "_"}
+                class_path = known.get("_class_path", asked.model.class_path)
                 model = {"class_path": class_path, "dict_kwargs": hparams}
                 self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
 

@@ -114,8 +114,12 @@ def test_a_task_trains_from_its_yaml(name, archive, maps, teacher, tmp_path, mon
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
     main(["fit", "--config", "config.yaml"])
-    assert list(tmp_path.rglob("*.ckpt"))
+    (checkpoint, *_) = tmp_path.rglob("*.ckpt")
     assert list(tmp_path.rglob("fit.yaml"))
+    if name == "inpainting_few_steps":  # its checkpoint is an inpainter's, and yet the training goes on from it
+        main(["fit", "--config", "config.yaml", "--trainer.max_steps", "2", "--ckpt_path", str(checkpoint)])
+        steps = [torch.load(path, weights_only=True)["global_step"] for path in tmp_path.rglob("*.ckpt")]
+        assert max(steps) == 2
 
 
 def test_maps_are_predicted_from_the_yaml(archive, tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def inpaint(
         box: x0,y0,x1,y1 in pixels of the image, half open.
         map_from: An image that shows the finding; its attention map is carried over by registration.
         full: Paint the whole image.
-        text: Free text, for an inpainter that was trained with it; as are view, sex and age.
+        text: Free text, for an inpainter that was trained with it; as are view, sex and age. "No effusion" paints none.
         view: PA or AP.
         sex: F or M.
         age: Years.

@@ -20,10 +20,12 @@ from cxrsynth.editing.region import Bools, from_average, from_box, from_exemplar
 from cxrsynth.editing.source import Pixels, check_suffix, open_source
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
-from cxrsynth.inpainting.guidance import Weights
+from cxrsynth.inpainting.guidance import Weights, at_most
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.synthesis.task import load_attention
+
+HEALTHY = 1.5  # most guidance of healthy tissue by default; more of it makes the region too dark (docs/design.md)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def edit(
         box: x0, y0, x1, y1 in pixels of the image, half open.
         map_from: File of an image that shows the finding: its attention map is carried over by registration.
         full: Paint the whole image.
-        text: Free text; as are the next three, only for an inpainter that was trained with it.
+        text: Free text; as are the next three, only for an inpainter that was trained with it. Without `finding`, what
+            the text denies ("a nodule, no effusion") is absent; a text that denies alone asks for healthy tissue.
         view: PA or AP, as the inpainter names them.
         sex: F or M.
         age: Years; NaN = not said.
@@ -104,7 +107,7 @@ def edit(
         strength: See `cxrsynth.inpainting.inpaint`.
         solver: See `integrate`; None = the inpainter's own, as for the next two.
         steps: Of the solver.
-        guidance: See `Guided`.
+        guidance: See `Guided`; by default at most `HEALTHY` where every finding is absent.
         seed: Of the noise, 0 or more.
         feather: See `NativeWindow.paste`.
         attention: For `map_from`: an `attention.ckpt` or its task; None = the one beside the inpainter's.
@@ -140,10 +143,11 @@ def edit(
         region, kind = from_average(task, names[0], canvas.shape), "average"
 
     hp = task.hparams
+    own = at_most(hp["guidance"], HEALTHY) if (condition.findings == 0).all() else hp["guidance"]
     settings: dict[str, Any] = {
         "solver": solver or hp["solver"],
         "steps": hp["steps"] if steps is None else steps,
-        "guidance": hp["guidance"] if guidance is None else guidance,
+        "guidance": own if guidance is None else guidance,
         "strength": strength,
     }
     window = NativeWindow.around(region, hp["context"], hp["minimum"])
@@ -174,6 +178,7 @@ def edit(
         },
         "condition": {
             **{"findings": [] if remove else names, "text": text, "view": view, "sex": sex},
+            "absent": [name for name, value in zip(known, condition.findings[0].tolist(), strict=True) if value == 0],
             "age": None if math.isnan(age) else age,
         },
         **settings,

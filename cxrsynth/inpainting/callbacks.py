@@ -25,10 +25,10 @@ class SampleGrid(Callback):
     Args:
         images: Number of rows.
         findings: Most findings to show.
-        steps: Of the solver.
+        steps: Of the solver; None = the inpainter's own, which a few-step student was taught.
     """
 
-    def __init__(self, images: int = 4, findings: int = 6, steps: int = 10):
+    def __init__(self, images: int = 4, findings: int = 6, steps: int | None = None):
         self.images, self.findings, self.steps = images, findings, steps
 
     def on_validation_batch_end(
@@ -58,10 +58,11 @@ class SampleGrid(Callback):
         region, where = drawn.region[:count], drawn.coordinates[:count]
         source = (drawn.image[:count] + 1) / 2
         names = list(task.hparams["findings"])[: self.findings]
+        steps = task.hparams["steps"] if self.steps is None else self.steps
         tiles = [source, region]
         for shown in ([], *([name] for name in names)):
             asked = Condition.from_names([shown] * count, task.hparams["findings"]).to(source.device)
-            painted = task.paint(source, region, where, asked, seeds=range(count), steps=self.steps)
+            painted = task.paint(source, region, where, asked, seeds=range(count), steps=steps)
             tiles.append(painted.where(region > 0, source))
         rows = torch.cat([F.pad(tile, (0, 2, 0, 2), value=1.0) for tile in tiles], 3)
         return torch.cat(list(rows[:, 0]), 0)

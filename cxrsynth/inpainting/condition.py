@@ -97,6 +97,16 @@ class Condition:
         """Every finding absent, and the text, which may say otherwise, forgotten; other fields as they are."""
         return replace(self.without(["text"]), findings=torch.zeros_like(self.findings))
 
+    def where(self, rows: Tensor, other: "Condition") -> "Condition":
+        """This condition in the chosen rows (bool `[B]`), in the rest the other one, whose texts are as long."""
+        mine, theirs = self._values(), other._values()
+        return Condition(
+            **{
+                name: torch.where(rows.to(value.device).view(-1, *[1] * (value.ndim - 1)), value, theirs[name])
+                for name, value in mine.items()
+            }
+        )
+
     def dropped(
         self,
         whole: float,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.dit import VelocityDiT, waves, zeros
-from cxrsynth.inpainting.embedder import Embedded
+from cxrsynth.inpainting.embedder import UNKNOWN, Embedded
 from cxrsynth.inpainting.unet import VelocityUNet
 
 
@@ -53,7 +53,16 @@ class FlowMap(nn.Module):
         return self.field(x, t, region, coordinates, Embedded(told.tokens, told.vector + steer))
 
 
-def start_from(student: FlowMap, teacher: nn.Module) -> None:
-    """Give the map the weights of a trained field of the same architecture."""
+def start_from(student: FlowMap, teacher: nn.Module, boost: float = 1.0) -> None:
+    """Give the map the weights of a trained field of the same architecture.
+
+    Args:
+        student: The map.
+        teacher: The field.
+        boost: How far the tokens of absent and present findings move away from those of unknown ones, as multiples of
+            their distance; above 1 the map starts with a part of the guidance that it is to learn.
+    """
     with torch.no_grad():
         student.field.load_state_dict(teacher.state_dict())
+        told, unknown = student.field.embed.states[:, :UNKNOWN], student.field.embed.states[:, UNKNOWN:]
+        told += (boost - 1) * (told - unknown)

@@ -117,6 +117,13 @@ def branches(condition: Condition, weight: Weights, baseline: Baseline = "unknow
     return [term for term in terms[:-1] if term[0] != 0] + terms[-1:]
 
 
+def at_most(weight: Weights, limit: float) -> Weights:
+    """The same weights, none above a limit."""
+    if isinstance(weight, Mapping):
+        return {name: min(value, limit) for name, value in weight.items()}
+    return min(weight, limit)
+
+
 def check_guidance(
     weight: Weights, baseline: str = "unknown", interval: tuple[float, float] = (0.0, 1.0), rescale: float = 0.0
 ) -> None:

@@ -25,7 +25,9 @@ def straight_path(x0: Tensor, x1: Tensor, t: Tensor) -> PathSample:
     return PathSample((1 - time) * x0 + time * x1, x1 - x0)
 
 
-def flow_loss(velocity: Tensor, target: Tensor, region: Tensor, balance: float = 0.0) -> Tensor:
+def flow_loss(
+    velocity: Tensor, target: Tensor, region: Tensor, balance: float = 0.0, weight: Tensor | None = None
+) -> Tensor:
     """Mean of `|r * (v - (x1 - x0))|^2` over the painted numbers of the batch, a scalar.
 
     Args:
@@ -34,7 +36,11 @@ def flow_loss(velocity: Tensor, target: Tensor, region: Tensor, balance: float =
         region: r in {0, 1}, `[B, 1, H, W]`. An empty region gives 0.
         balance: A painted pixel counts as its region's area to the power of -balance: 0 = every pixel alike, so that
             whole images outweigh lesions many times over; 1 = every image alike.
+        weight: Of each image besides, `[B]`; None = 1.
     """
     area = region.sum((1, 2, 3), keepdim=True).clamp_min(1)
-    weight = region * area**-balance
-    return (weight * (velocity - target).square()).sum() / weight.expand_as(target).sum().clamp_min(1e-12)
+    share = region * area**-balance
+    error = share * (velocity - target).square()
+    if weight is not None:
+        error = error * weight.view(-1, 1, 1, 1)
+    return error.sum() / share.expand_as(target).sum().clamp_min(1e-12)

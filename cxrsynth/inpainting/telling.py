@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxrsynth.data.denials import read_findings
 from cxrsynth.data.labels import canonical
 from cxrsynth.data.sentences import write_sentences
 from cxrsynth.errors import UserError
@@ -138,7 +139,7 @@ def wish(
         fields: What the inpainter was trained with besides findings.
         batch: Number of images.
         findings: Names of the findings to be shown, synonyms allowed, all others absent; an empty list asks for a
-            healthy image (removal); None leaves them to the other fields.
+            healthy image (removal); None leaves them to the text (see `absent_by`), or unknown.
         text: Free text; blank = none.
         view: One of the inpainter's views; blank = unknown.
         sex: F or M; blank = unknown.
@@ -160,7 +161,8 @@ def wish(
         raise UserError(f"age is {age}; give years from 0 to 120")
     known = list(teller.findings)
     if findings is None:
-        target = torch.full((1, len(known)), torch.nan)
+        absent = absent_by(text, known)
+        target = torch.tensor([[0.0 if name in absent else torch.nan for name in known]])
     else:
         target = Condition.from_names([[canonical(name, known) for name in findings]], known).findings
     told = {"view": index_of([view], teller.views), "sex": index_of([sex], SEXES), "age": torch.tensor([age])}
@@ -168,6 +170,15 @@ def wish(
         assert teller.vocabulary is not None, "a trained inpainter that reads text has a vocabulary"
         told["text"] = teller.vocabulary.ids([text])
     return Condition(target, **told)[[0] * batch]
+
+
+def absent_by(text: str, findings: Sequence[str]) -> list[str]:
+    """The findings that a text says are not there; all of them where it denies some and asserts none.
+
+    A small text encoder hears "no" too weakly to be relied on (see docs/design.md).
+    """
+    read = read_findings(text, findings)
+    return [name for name in findings if not read.get(name, any(read.values()) or not read)]
 
 
 def _list(fields: Sequence[str]) -> str:

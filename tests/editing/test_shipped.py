@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from cxrsynth.cli import main
+from cxrsynth.editing import edit
+from cxrsynth.editing.datamodule import read_requests
+from cxrsynth.editing.edit import HEALTHY
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting import load_inpainter
 from cxrsynth.inpainting.weights_file import SHIPPED, find_inpainter
@@ -67,6 +70,24 @@ def test_dicom_stays_exact_outside_with_shipped_weights(film, write_dicom, tmp_p
     made, painted = pydicom.dcmread(tmp_path / "out.dcm").pixel_array, record["painted"]
     np.testing.assert_array_equal(made[~painted], pixels[~painted])
     assert (made[painted] != pixels[painted]).mean() > 0.5
+
+
+def test_what_a_text_denies_is_absent_wherever_it_comes_from(write_film, tmp_path):
+    source = write_film(tmp_path / "chest.png", 100, 100, 8)
+    text, asked = "A nodule, no effusion.", {"checkpoint": "phantom", "box": [40, 50, 70, 80], "steps": 1}
+    edited = edit(source, text=text, **asked)
+    assert edited.record["condition"]["absent"] == ["Effusion"]
+    options = ("--checkpoint", "phantom", "--text", text, "--box", "40,50,70,80", "--steps", "1")
+    assert _inpaint(source, tmp_path / "out.png", *options)["condition"]["absent"] == ["Effusion"]
+    (tmp_path / "requests.csv").write_text(f'id,image,text,box\na,chest.png,"{text}","40,50,70,80"\n')
+    (request,) = read_requests(tmp_path / "requests.csv")
+    row = edit(request["image"], **asked | {name: request[name] for name in ("text", "box")})
+    for result in (np.array(Image.open(tmp_path / "out.png")), row.pixels):
+        np.testing.assert_array_equal(result, edited.pixels)
+    assert edit(source, finding="Effusion", text=text, **asked).record["condition"]["findings"] == ["Effusion"]
+    healthy = edit(source, text="No effusion.", **asked).record
+    assert healthy["condition"]["absent"] == list(load_inpainter("phantom").hparams["findings"])
+    assert max(healthy["guidance"].values()) == HEALTHY < max(edited.record["guidance"].values())
 
 
 @pytest.mark.parametrize(

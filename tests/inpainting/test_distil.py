@@ -14,6 +14,7 @@ from cxrsynth.inpainting.guidance import Guided
 from cxrsynth.inpainting.solver import integrate
 from cxrsynth.inpainting.unet import VelocityUNet
 
+NAN = torch.nan
 TINY = {"size": 16, "channels": [8, 16], "attention": [False, False], "head_channels": 8, "norm_groups": 4}
 SMALL = {"channels": (8, 16), "attention": (False, False), "head_channels": 8, "norm_groups": 4}
 
@@ -93,6 +94,7 @@ def test_jumps_lead_from_state_to_state():
                 assert begin % length == 0
                 seen.add(begin)
                 span = jump.until[row] - jump.t[row]
+                assert jump.weight[row].item() == pytest.approx(4 / length * span.item())
                 torch.testing.assert_close(jump.x[row, 0], path.states[row, begin])
                 torch.testing.assert_close(jump.x[row, 0] + span * jump.target[row, 0], path.states[row, end])
         assert seen == set(range(0, 4, length))
@@ -102,18 +104,25 @@ def test_the_pool_keeps_the_latest():
     pool, path = Pool(4), taught()[2]
     pool.add(path)
     pool.add(taught(0.5)[2])
-    assert len(pool.kept) == 4
+    assert len(pool) == len(pool.kept) == 4
     assert pool.kept.times[:, 0].tolist() == [0.0, 0.5, 0.5, 0.5]
     assert len(pool.draw(9, chance())) == 9
 
 
-def test_wishes_ask_one_finding_or_none():
-    told = Condition(torch.full((200, 3), torch.nan), text=torch.ones(200, 2, dtype=torch.long))
-    asked = wishes(told, 0.5, chance())
-    known = asked.known("findings")
-    assert 60 < known.sum() < 140
-    assert set(asked.findings[known].sum(1).tolist()) == {0.0, 1.0}
-    assert torch.equal(asked.known("text"), ~known)
+def test_wishes_ask_one_finding_or_none_or_what_is_shown():
+    count = 400
+    shown = Condition(torch.tensor([[1.0, NAN, 0]] * count), torch.ones(count, 2), torch.zeros(count, dtype=torch.long))
+    asked = wishes(shown, shown.as_unknown(), 0.5, chance())
+    chosen = asked.known("findings")
+    assert 150 < chosen.sum() < 250
+    assert not asked.known("text").any()
+    assert not asked.known("view")[~chosen].any()
+    assert 0.4 < asked.known("view")[chosen].float().mean() < 0.6
+    kinds = [tuple(row) for row in asked.findings[chosen].int().tolist()]
+    shares = [kinds.count(kind) / len(kinds) for kind in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0))]
+    assert sum(shares) == pytest.approx(1)
+    for share, wanted in zip(shares, (5 / 8, 1 / 8, 1 / 8, 1 / 8), strict=True):
+        assert abs(share - wanted) < 0.1
 
 
 def test_a_student_starts_as_its_teacher_whatever_the_step():
@@ -128,6 +137,17 @@ def test_a_student_starts_as_its_teacher_whatever_the_step():
         student(*request)
     with pytest.raises(UserError, match="distilled"):
         integrate(Guided(field, *request[2:4], given.condition), given.image, solver="jump", steps=4)
+
+
+def test_a_student_may_start_with_a_part_of_the_guidance():
+    field, given, t = wide_awake(VelocityUNet(2, **SMALL)), examples(2), torch.tensor([0.2, 0.7])
+    student = FlowMap(VelocityUNet(2, **SMALL)).eval()
+    start_from(student, field, 2.0)
+    request = (given.image, t, given.region, given.coordinates)
+    unknown, asked = Condition.unknown(2, 2), given.condition
+    assert torch.equal(student(*request, unknown, t), field(*request, unknown))
+    away = [field.embed(c).tokens for c in (unknown, asked)]
+    torch.testing.assert_close(student.embed(asked).tokens, away[0] + 2 * (away[1] - away[0]))
 
 
 def test_a_perfect_student_ends_where_its_teacher_does():
@@ -198,6 +218,23 @@ def test_the_checkpoint_is_an_inpainters_and_a_longer_training_comes_nearer(teac
     assert torch.equal(painted[0][request[1] == 0], batch["image"][request[1] == 0])
     with pytest.raises(UserError, match="student itself"):
         DistilTask(str(tmp_path / "student.ckpt"))
+
+
+def test_a_training_that_was_cut_off_goes_on(teacher, tmp_path):
+    """Not bit for bit: the pool is filled again, before anything is learned from a handful of trajectories."""
+    loader = torch.utils.data.DataLoader(Squares(), None)
+    tasks = []
+    for epochs in (1, 2):
+        torch.manual_seed(0)
+        tasks.append(DistilTask(str(teacher), lr=4e-3, warmup=5, ema_decay=0.9, every=6))
+        run = trainer(tmp_path, max_epochs=epochs, enable_checkpointing=False, limit_val_batches=0)
+        run.fit(tasks[-1], loader, ckpt_path=tmp_path / "cut.ckpt" if epochs == 2 else None, weights_only=True)
+        assert len(tasks[-1].kept) == 16  # a batch of jumps, from four batches of data
+        assert run.global_step == int(tasks[-1].average.updates) == 6 * epochs
+        if epochs == 1:
+            run.save_checkpoint(tmp_path / "cut.ckpt")
+    first, second = (trainer(tmp_path).validate(task, loader, verbose=False)[0] for task in tasks)
+    assert second["val/distance/4"] < first["val/distance/4"]
 
 
 @pytest.mark.parametrize(("options", "words"), [({"steps": 3}, "power of 2"), ({"teacher_solver": "dopri5"}, "dopri5")])

@@ -56,6 +56,8 @@ def test_a_balanced_loss_is_the_mean_over_images():
     r[2] = 0  # nothing is painted: it does not count
     each = [((v[b] - u[b])[r[b] == 1] ** 2).mean() for b in range(2)]
     torch.testing.assert_close(flow_loss(v, u, r, balance=1.0), torch.stack(each).mean())
+    weighted = (2 * each[0] + 3 * each[1]) / 2
+    torch.testing.assert_close(flow_loss(v, u, r, 1.0, torch.tensor([2.0, 3, 5])), weighted)
 
 
 # dx/dt = x cos(t) has the solution x0 exp(sin t).

@@ -3,7 +3,7 @@ import torch
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import Condition
-from cxrsynth.inpainting.guidance import Guided, branches
+from cxrsynth.inpainting.guidance import Guided, at_most, branches
 
 NAMES = ["Effusion", "Nodule/Mass", "Pneumothorax"]
 
@@ -117,3 +117,8 @@ def test_rescale_brings_the_contrast_back():
 def test_bad_settings_are_refused(weight, options, word):
     with pytest.raises(UserError, match=word):
         ask(weight, **options)
+
+
+def test_weights_are_kept_below_a_limit():
+    assert at_most(2.5, 1.5) == 1.5
+    assert at_most({"findings": 2.5, "view": 1.0}, 1.5) == {"findings": 1.5, "view": 1.0}

@@ -250,6 +250,15 @@ def test_the_sample_grid_shows_source_region_and_paintings(tmp_path):
     assert (pixels[:16, 2 * side : 2 * side + 16][outside] == source[outside]).all()
 
 
+def test_the_sample_grid_takes_the_inpainters_own_steps_unless_told():
+    task = InpaintingTask(["left", "right"], **TINY, steps=3).eval()
+    asked = []
+    task.paint = lambda image, *rest, steps, **options: asked.append(steps) or image
+    for given in (None, 2):
+        SampleGrid(images=1, findings=1, steps=given).grid(task, Batches()[0])
+    assert asked == [3, 3, 2, 2]
+
+
 @pytest.mark.slow
 def test_a_short_training_follows_the_condition(tmp_path):
     """The finding asked for appears, and none when none is asked, in images where it never was."""

@@ -20,6 +20,7 @@ from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.velocity import VelocityField
 
 WARP = 2.0  # of the time grid, as `inpaint` has it
+BOOST = 2 / 3  # of the guidance; with guidance 2.5 a student then starts at half the distance from its teacher
 
 
 class DistilTask(InpaintingTask):
@@ -41,7 +42,7 @@ class DistilTask(InpaintingTask):
         graded: Share of trajectories that start from the source mixed with noise (strength below 1).
         teacher_solver: How the teacher is followed; as is `fine`.
         fine: Its steps in each of the student's.
-        teacher_guidance: Its guidance, which the student learns; None = the one in its checkpoint.
+        teacher_guidance: Its guidance, with a part of which the student starts; None = the one in its checkpoint.
         lr: Peak learning rate.
         warmup: Steps.
         ema_decay: See `InpaintingTask`.
@@ -53,14 +54,14 @@ class DistilTask(InpaintingTask):
         self,
         teacher: str,
         steps: int = 4,
-        every: int = 2,
+        every: int = 3,
         batch: int = 16,
         pool: int = 512,
-        asked: float = 0.5,
+        asked: float = 0.7,
         led: float = 0.3,
         graded: float = 0.2,
         teacher_solver: Solver = "midpoint",
-        fine: int = 2,
+        fine: int = 1,
         teacher_guidance: float | dict[str, float] | None = None,
         lr: float = 5e-4,
         warmup: int = 20,
@@ -95,8 +96,9 @@ class DistilTask(InpaintingTask):
         }
         own |= {"teacher_solver": teacher_solver, "fine": fine, "teacher_guidance": guidance}
         self.hparams.update({**settings, **own})  # LightningCLI gave this task's arguments alone
-        start_from(cast(FlowMap, self.velocity), cast(torch.nn.Module, trained.painter))
-        start_from(cast(FlowMap, self.painter), cast(torch.nn.Module, trained.painter))
+        boost = 1 + BOOST * ((guidance.get("findings", 1.0) if isinstance(guidance, Mapping) else guidance) - 1)
+        for field in (self.velocity, self.painter):
+            start_from(cast(FlowMap, field), cast(torch.nn.Module, trained.painter), boost)
         self.teller, self.patients = trained.teller, trained.patients
         self.average_maps.load(trained.average_maps.state())
         self._teacher = (trained.painter,)  # in a tuple: it is not part of the student
@@ -113,22 +115,26 @@ class DistilTask(InpaintingTask):
         cast(torch.nn.Module, self.teacher).to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave only what an inpainter needs, so that the checkpoint is one; how it was made stands beside it."""
+        """Leave only what an inpainter needs, so that the checkpoint is one.
+
+        This task's own arguments stand beside it, under the name from which the command line makes the task that goes
+        on with a training that was cut off.
+        """
         super().on_save_checkpoint(checkpoint)
         hparams = dict(checkpoint["hyper_parameters"])
         checkpoint["hyper_parameters"] = {name: hparams[name] for name in _SETTINGS}
-        checkpoint["distillation"] = {name: hparams[name] for name in _OWN}
+        checkpoint["arguments"] = {name: hparams[name] for name in _ARGUMENTS}
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Follow the teacher for a batch of the datamodule, and fit jumps from the pool."""
         hp, chance = self.hparams, self.chance(batch_idx)
-        if self.kept.kept is None or batch_idx % hp["every"] == 0:
+        if len(self.kept) < hp["batch"] or batch_idx % hp["every"] == 0:
             self._fill(batch, chance)
         jumps = draw_jumps(self.kept.draw(hp["batch"], chance), self.lengths, chance)
         mean = cast(FlowMap, self.velocity)(
             jumps.x, jumps.t, jumps.region, jumps.coordinates, jumps.condition, jumps.until
         )
-        loss = flow_loss(mean, jumps.target, jumps.region, hp["balance"])
+        loss = flow_loss(mean, jumps.target, jumps.region, hp["balance"], jumps.weight)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(jumps.x))
         return loss
 
@@ -136,8 +142,8 @@ class DistilTask(InpaintingTask):
         """Follow the teacher for the images of a batch, and keep what it passed."""
         hp = self.hparams
         examples = self.draw(batch, chance, hp["jitter"], self.current_epoch)
-        asked = wishes(examples.condition, hp["asked"], chance)
-        condition = asked.dropped(hp["drop_all"], hp["drop_each"], chance, hp["drop"])
+        told = examples.condition  # fields are forgotten as in the teacher's training, but no wish is
+        condition = wishes(told, told.dropped(0.0, hp["drop_each"], chance, hp["drop"]), hp["asked"], chance)
         led = int(torch.randint(1, hp["steps"], (1,), generator=chance)) if hp["steps"] > 1 else 0
         led = led if torch.rand(1, generator=chance) < hp["led"] else 0
         self.kept.add(self.follow(examples, condition, chance, starts(0.9, hp["graded"], chance), led))
@@ -146,7 +152,8 @@ class DistilTask(InpaintingTask):
         """How far the student ends from its teacher, from the same noise, in parts of the teacher's own spread."""
         chance = torch.Generator().manual_seed(batch_idx)
         examples = self.draw(batch, chance)
-        path = self.follow(examples, wishes(examples.condition, self.hparams["asked"], chance), chance)
+        told = examples.condition
+        path = self.follow(examples, wishes(told, told, self.hparams["asked"], chance), chance)
         alone = Guided(self.painter, path.region, path.coordinates, path.condition)
         end, inside = path.states[:, -1:], path.region
         mean = (inside * end).sum() / inside.sum()
@@ -184,4 +191,4 @@ class DistilTask(InpaintingTask):
 
 
 _SETTINGS = tuple(name for name in inspect.signature(InpaintingTask.__init__).parameters if name != "self")
-_OWN = tuple(name for name in inspect.signature(DistilTask.__init__).parameters if name not in ("self", *_SETTINGS))
+_ARGUMENTS = tuple(name for name in inspect.signature(DistilTask.__init__).parameters if name != "self")

@@ -59,13 +59,15 @@ class Trajectories:
 class Jumps:
     """Pieces of trajectories: from the state `x` at `t` to the time `until`, at the mean velocity `target`.
 
-    Shapes: `x`, `target` and `region` `[B, 1, S, S]`, `t` and `until` `[B]`, `coordinates` `[B, 2, S, S]`.
+    Shapes: `x`, `target` and `region` `[B, 1, S, S]`, `t`, `until` and `weight` `[B]`, `coordinates` `[B, 2, S, S]`.
+    `weight` is the time between, in parts of that of an equal step: a wrong velocity moves the end by as much.
     """
 
     x: Tensor
     target: Tensor
     t: Tensor
     until: Tensor
+    weight: Tensor
     region: Tensor
     coordinates: Tensor
     condition: Condition
@@ -154,7 +156,8 @@ def draw_jumps(trajectories: Trajectories, lengths: Mapping[int, float], generat
     t, until = trajectories.times[rows, begin], trajectories.times[rows, end]
     x = trajectories.states[rows, begin][:, None]
     target = (trajectories.states[rows, end][:, None] - x) / (until - t).view(-1, 1, 1, 1)
-    return Jumps(x, target, t, until, trajectories.region, trajectories.coordinates, trajectories.condition)
+    weight = (until - t) * steps / drawn.to(device)
+    return Jumps(x, target, t, until, weight, trajectories.region, trajectories.coordinates, trajectories.condition)
 
 
 class Pool:
@@ -173,32 +176,36 @@ class Pool:
         kept = fresh if self.kept is None else Trajectories.cat([self.kept, fresh])
         self.kept = kept[slice(-self.capacity, None)]
 
+    def __len__(self) -> int:
+        return 0 if self.kept is None else len(self.kept)
+
     def draw(self, count: int, generator: torch.Generator) -> Trajectories:
         """Any of the kept ones, with replacement."""
         assert self.kept is not None, "nothing was added yet"
         return self.kept[torch.randint(len(self.kept), (count,), generator=generator)]
 
 
-def wishes(condition: Condition, share: float, generator: torch.Generator) -> Condition:
+def wishes(condition: Condition, others: Condition, share: float, generator: torch.Generator) -> Condition:
     """Replace what some images show by what a user may ask: one finding, or none, all others absent.
 
-    A synthetic image is asked of a healthy source, which training batches of real images never are.
+    A synthetic image is asked of a healthy source, which training batches of real images never are. Half of these
+    wishes are what the image shows itself, in the region that has its shape, and half say nothing of view, sex and age;
+    none has a text, which may say otherwise.
 
     Args:
         condition: Of B images.
-        share: Of the images whose findings are replaced; their text, which may say otherwise, is forgotten.
+        others: Their conditions where no wish is drawn.
+        share: Of the images that get a wish.
         generator: Source of the draws, on the CPU.
     """
     batch, findings = condition.findings.shape
-    chosen = torch.rand(batch, generator=generator) < share
-    asked = torch.nn.functional.one_hot(torch.randint(findings + 1, (batch,), generator=generator), findings + 1)
-    told, device = condition.without(["text"]), condition.findings.device
-    chosen, asked = chosen.to(device), asked[:, :findings].float().to(device)
-    return replace(
-        condition,
-        findings=torch.where(chosen[:, None], asked, condition.findings),
-        text=torch.where(chosen[:, None], told.text, condition.text),
-    )
+    chosen, own, short = torch.rand(3, batch, generator=generator)
+    drawn = torch.nn.functional.one_hot(torch.randint(findings + 1, (batch,), generator=generator), findings + 1)
+    shown, drawn = (condition.findings == 1).float(), drawn[:, :findings].to(condition.findings)
+    asked = torch.where((own < 0.5).to(drawn.device)[:, None], shown, drawn)
+    brief = replace(condition.without(["text", "view", "sex", "age"]), findings=asked)
+    whole = replace(condition.without(["text"]), findings=asked)
+    return brief.where(short < 0.5, whole).where(chosen < share, others)
 
 
 def starts(strongest: float, share: float, generator: torch.Generator) -> float:
