@@ -64,6 +64,7 @@ class SynthesisTask(L.LightningModule):
         warp: Its time grid, finer towards the end above 1 (see `cxrsynth.inpainting.solver.integrate`).
         guidance: Weight w of classifier-free guidance, or one by field.
         baseline: What guidance moves away from: "unknown" (nothing known) or "none" (a healthy image).
+        feather: Width over which the change fades in inside the region, in pixels of the working resolution.
         mass: Share of the map's mass that the region holds.
         min_component: Parts of the region below this share of its largest part are dropped.
         dilate: Pixels by which the region grows, on the attention task's square.
@@ -90,6 +91,7 @@ class SynthesisTask(L.LightningModule):
         warp: float = 2.0,
         guidance: float | dict[str, float] | None = None,
         baseline: str = "unknown",
+        feather: float = 2.0,
         mass: float = 0.7,
         min_component: float = 0.5,
         dilate: int = 2,
@@ -107,6 +109,8 @@ class SynthesisTask(L.LightningModule):
         self.save_hyperparameters()
         self.rules = Rules(**{field.name: self.hparams[field.name] for field in fields(Rules)})
         check_rules(self.rules)
+        if feather < 0:
+            raise UserError(f"feather is {feather}; give a width in pixels, 0 or more")
         self.store = FieldStore(cache)
         self.clock = Clock()
         self.group_size = 1
@@ -207,7 +211,12 @@ class SynthesisTask(L.LightningModule):
                 seeds=seeds + [0] * (len(crops) - len(seeds)),
                 **self.sampling,
             ).cpu()
-        return [w.paste(painted[i : i + 1], sources[i], regions[i]) for i, w in enumerate(windows)]
+        results = []
+        for i, (window, source, region) in enumerate(zip(windows, sources, regions, strict=True)):
+            ((_, _, side),) = window.boxes
+            width = round(self.hparams["feather"] * side / size)
+            results.append(window.paste(painted[i : i + 1], source, region, width))
+        return results
 
     def _wishes(self, row: dict[str, Any], person: dict[str, Any]) -> dict[str, Any]:
         """A row's findings, also in words, and who its source shows, as far as the inpainter reads such things."""

@@ -22,6 +22,7 @@ from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
+from cxrsynth.synthesis.measures import seam
 from cxrsynth.synthesis.plan import write_plan
 from cxrsynth.synthesis.task import SynthesisTask
 from cxrsynth.synthesis.writer import SynthesisWriter
@@ -138,6 +139,19 @@ def test_guidance_can_move_away_from_a_healthy_image(archive, save, tmp_path):
     assert all(equal for name, equal in same.items() if not name.startswith("images"))
     assert not all(same.values())
     assert {record["baseline"] for record in records(tmp_path / "none")} == {"none"}
+
+
+def test_a_change_fades_in_inside_the_region(archive, made, tmp_path):
+    synthesise(archive, tmp_path, feather=0.0)
+    steps = {}
+    for out in (made[0], tmp_path):
+        for record in records(out):
+            region = read_image(out / record["region"]) > 0.5
+            source, image = read_image(archive / "phantom" / record["source_path"]), read_image(out / record["image"])
+            steps.setdefault(record["id"], []).append(seam(image, source, region))
+    assert np.mean([soft < hard for soft, hard in steps.values()]) > 0.9
+    with pytest.raises(UserError, match="feather is -1"):
+        SynthesisTask("a.ckpt", "b.ckpt", feather=-1.0)
 
 
 def test_records_name_and_hash_what_they_describe(archive, made):
