@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/row_kernels.h"
 #include "demons.h"
 
 namespace cxr {
@@ -61,15 +62,16 @@ template <class T> void resize_cpu(const T* in, int height, int width, T* out, i
   for (int y = 0; rows_first && y < height; ++y) horizontal(ax, in + size_t(y) * width, &wide[size_t(y) * new_width]);
   const T* source = rows_first ? wide.data() : in;
   const int n = rows_first ? new_width : width;
+  std::vector<const T*> lines(ay.taps);
+  std::vector<T> weights(ay.taps);
   for (int y = 0; y < new_height; ++y) {
-    T* sum = rows_first ? out + size_t(y) * new_width : row.data();
-    std::fill(sum, sum + n, T(0));
     for (int j = 0; j < ay.count[y]; ++j) {
-      const T w = scale * ay.weights[size_t(y) * ay.taps + j];
-      const T* line = source + size_t(ay.first[y] + j) * n;
-      for (int x = 0; x < n; ++x) sum[x] += w * line[x];
+      lines[j] = source + size_t(ay.first[y] + j) * n;
+      weights[j] = scale * ay.weights[size_t(y) * ay.taps + j];
     }
-    if (!rows_first) horizontal(ax, sum, out + size_t(y) * new_width);
+    T *to = out + size_t(y) * new_width, *sum = rows_first ? to : row.data();
+    row_kernels<T>().weighted_rows(lines.data(), weights.data(), ay.count[y], n, sum);
+    if (!rows_first) horizontal(ax, sum, to);
   }
 }
 

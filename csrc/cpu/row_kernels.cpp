@@ -73,6 +73,24 @@ template <class T> void weighted_sums(const T* const* rows, const T* taps, int r
   weighted_sum(rows + 1, taps, radius, n, next);
 }
 
+template <class T, int COUNT> void add_rows(const T* const* rows, const T* weights, int n, T* __restrict__ out) {
+  const T* row[COUNT];
+  T weight[COUNT];
+  for (int j = 0; j < COUNT; ++j) row[j] = rows[j], weight[j] = weights[j];
+#pragma omp simd
+  for (int x = 0; x < n; ++x) {
+    T sum = out[x];
+    for (int j = 0; j < COUNT; ++j) sum += weight[j] * row[j][x];
+    out[x] = sum;
+  }
+}
+
+template <class T> void weighted_rows(const T* const* rows, const T* weights, int count, int n, T* out) {
+  for (int x = 0; x < n; ++x) out[x] = 0;
+  for (; count >= 4; count -= 4, rows += 4, weights += 4) add_rows<T, 4>(rows, weights, n, out);
+  for (; count > 0; --count, ++rows, ++weights) add_rows<T, 1>(rows, weights, n, out);
+}
+
 template <class T> constexpr RowKernels<T> table() {
   return {warp_row<T>,
           warp_row_nearest<T>,
@@ -82,7 +100,8 @@ template <class T> constexpr RowKernels<T> table() {
            {force_row<T, esm, false>, force_row<T, esm, true>},
            {force_row<T, thirion, false>, force_row<T, thirion, true>}},
           weighted_sum<T>,
-          weighted_sums<T>};
+          weighted_sums<T>,
+          weighted_rows<T>};
 }
 
 }  // namespace

@@ -52,6 +52,8 @@ template <class T> struct RowKernels {
   void (*weighted_sum)(const T* const* rows, const T* taps, int radius, int n, T* out);
   // The same of rows[0 .. 2 radius] into out and of rows[1 .. 2 radius + 1] into next: two sums that share their loads.
   void (*weighted_sums)(const T* const* rows, const T* taps, int radius, int n, T* out, T* next);
+  // out[x] = sum_j weights[j] rows[j][x], j < count, added up from the first to the last.
+  void (*weighted_rows)(const T* const* rows, const T* weights, int count, int n, T* out);
 };
 
 // The kernels in use: the best of this machine, or the path chosen by set_path.

@@ -18,13 +18,23 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
 def smallest_jacobian(displacement: Tensor) -> Tensor:
     """The smallest Jacobian determinant of each item, `[B]`."""
-    height = displacement.shape[2]
+    batch, _, height, width = displacement.shape
+    if min(height, width) < 2:  # no differences: refused by jacobian_determinant in its words
+        return jacobian_determinant(displacement).flatten(1).amin(1)
+    # A border pixel on each side that goes on straight: its central difference is the one-sided one.
+    field = displacement.new_empty(batch, 2, height + 2, width + 2)
+    field[..., 1:-1, 1:-1] = displacement
+    for border, inner, next_one in ((0, 1, 2), (-1, -2, -3)):
+        field[..., border, 1:-1] = 2 * field[..., inner, 1:-1] - field[..., next_one, 1:-1]
+        field[..., 1:-1, border] = 2 * field[..., 1:-1, inner] - field[..., 1:-1, next_one]
     block = 64 if displacement.device.type == "cpu" else height  # rows whose differences stay in cache: half the time
     smallest = []
     for top in range(0, height, block):
-        bottom, above = min(top + block, height), min(top, 1)
-        determinant = jacobian_determinant(displacement[:, :, top - above : bottom + 1])
-        smallest.append(determinant[:, above : above + bottom - top].flatten(1).amin(1))
+        rows = field[:, :, top : top + block + 2]
+        dx = rows[:, :, 1:-1, 2:] - rows[:, :, 1:-1, :-2]  # twice the gradients
+        dy = rows[:, :, 2:, 1:-1] - rows[:, :, :-2, 1:-1]
+        determinant = dx[:, 0].add_(2).mul_(dy[:, 1].add_(2)).sub_(dy[:, 0].mul_(dx[:, 1]))
+        smallest.append(determinant.flatten(1).amin(1) / 4)
     return torch.stack(smallest).amin(0)
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -14,6 +15,7 @@ from cxrsynth.registration import (
     to_itk,
     to_rows_first,
 )
+from cxrsynth.registration.field import smallest_jacobian
 
 
 def smooth_field(reach=1.5, height=48, width=64):
@@ -30,6 +32,14 @@ def test_jacobian_of_a_linear_map():
 def test_a_reflection_folds():
     x = torch.arange(8.0).expand(1, 8, 8)
     assert (jacobian_determinant(torch.stack([-2 * x, torch.zeros_like(x)], dim=1)) < 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (7, 5), (64, 9), (150, 70)])  # within one block of rows, and over several
+def test_the_smallest_jacobian_is_that_of_all_pixels(shape):
+    displacement = torch.randn(3, 2, *shape, dtype=torch.float64)
+    torch.testing.assert_close(smallest_jacobian(displacement), jacobian_determinant(displacement).flatten(1).amin(1))
+    displacement[1, 0, 1, 1] = torch.nan
+    assert smallest_jacobian(displacement).isnan().tolist() == [False, True, False]
 
 
 def test_inverse_composed_with_field_is_identity():
