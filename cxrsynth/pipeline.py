@@ -173,9 +173,10 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _fingerprint(state: Run, stage: Stage) -> str:
-    """SHA-256 of all that a stage's output depends on: its settings and the fingerprints of the stages it needs."""
+    """SHA-256 of all that a stage depends on: its settings, and what the stages it needs were and have made."""
     settings = {name: state.config[name] for name in stage.settings}
-    needed = {name: state.record(name)["fingerprint"] for name in stage.needs}
+    records = {name: state.record(name) for name in stage.needs}
+    needed = {name: [record["fingerprint"], record["outputs"]] for name, record in records.items()}
     inputs = [sha256_file(path) for path in stage.inputs(state)]
     return hashlib.sha256(json.dumps([stage.name, settings, needed, inputs], sort_keys=True).encode()).hexdigest()
 

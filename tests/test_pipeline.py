@@ -16,7 +16,7 @@ from cxrsynth.files import sha256_file
 from cxrsynth.inpainting import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.warm_start import take_over
 from cxrsynth.inpainting.weights_file import find_inpainter
-from cxrsynth.pipeline import _from_scratch
+from cxrsynth.pipeline import _fingerprint, _from_scratch
 from cxrsynth.run_folder import Run
 from cxrsynth.stages import STAGES as STAGES_OF_RUN
 
@@ -98,6 +98,20 @@ def test_a_lost_image_is_made_again_to_the_same_bytes(run, tmp_path, capsys):
     assert capsys.readouterr().out.count("done before") >= 10
 
 
+def test_what_a_stage_made_counts_for_those_after_it(run, tmp_path):
+    """A newer version may make other images from the same settings."""
+    for name in ("stages", "config.yaml"):
+        (shutil.copytree if name == "stages" else shutil.copy)(run / name, tmp_path / name)
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"manifest": str(run / "phantom" / "metadata.csv")}
+    state, last = Run(tmp_path, config), next(s for s in STAGES_OF_RUN if s.name == "classification_synthetic")
+    before = _fingerprint(state, last)
+    record = state.record("synthesis")
+    record["outputs"]["synthetic.csv"] = "other"
+    state.stage_file("synthesis").write_text(json.dumps(record))
+    assert before == json.loads((run / "stages" / f"{last.name}.json").read_text())["fingerprint"]
+    assert _fingerprint(state, last) != before
+
+
 def test_the_predict_command_makes_the_same_images(run, tmp_path, monkeypatch):
     out = tmp_path / "again"
     config = yaml.safe_load((ROOT / "lightning_configs" / "synthesize.yaml").read_text())
@@ -105,6 +119,7 @@ def test_the_predict_command_makes_the_same_images(run, tmp_path, monkeypatch):
     paths = {name: str(run / "checkpoints" / f"{name}.ckpt") for name in ("attention", "inpainting")}
     record = json.loads((run / "provenance.jsonl").read_text().splitlines()[0])
     config["model"]["init_args"] |= {**settings, **paths, "solver": record["solver"], "guidance": record["guidance"]}
+    config["model"]["init_args"]["baseline"] = record["baseline"]
     config["data"]["init_args"] |= {
         "plan": str(run / "plan.csv"),
         "manifest": str(run / "phantom" / "metadata.csv"),
