@@ -34,7 +34,7 @@ class Limits:
     """What an image must keep to be accepted.
 
     Attributes:
-        gain: What the rise of the asked finding must be above, by finding.
+        gain: What the rise of the asked finding must be above, in log odds, by finding.
         drift: Largest change of another finding, by finding asked for.
         seam: Largest step at the region's edge in parts of the source's own.
         out_of_range: Largest share of the region beyond the film's range.
@@ -69,6 +69,7 @@ def calibrate(
     *,
     size: int,
     quantile: float,
+    chance: float,
     pairs: int,
     seed: int,
 ) -> tuple[Limits, Lesions]:
@@ -76,7 +77,7 @@ def calibrate(
 
     An ill film is compared with a healthy one of the same site and view at the place of its lesion. What such real
     pairs show, but for their worst `quantile`, a painted image may show too. Three limits have pairs of their own. The
-    gain must be above what all but `quantile` of healthy films gain when another healthy patient's tissue is put where
+    gain must be above what all but `chance` of healthy films gain when another healthy patient's tissue is put where
     a lesion would be: so much rises when something changes there, whatever it is. Lungs are compared with those of
     the same healthy film moved and darkened a little; lesions with the nearest lesion of another patient.
 
@@ -87,6 +88,7 @@ def calibrate(
         scorer: The scorer.
         size: Side of the squares that are measured.
         quantile: Share of real images that each limit would refuse.
+        chance: Share of healthy tissue that the limit of the gain would accept.
         pairs: Pairs measured for each finding.
         seed: Chooses the pairs.
 
@@ -135,7 +137,7 @@ def calibrate(
     if not patches:
         raise UserError(f"{maps} has no map of a training image with {', '.join(scorer.findings)}; collect them again")
     found = Lesions(np.stack(patches), *(np.array(column, str) for column in zip(*owners, strict=True)))
-    return _limits(measured, lungs, _likenesses(found, rng), quantile), found
+    return _limits(measured, lungs, _likenesses(found, rng), quantile, chance), found
 
 
 def _limits(
@@ -143,6 +145,7 @@ def _limits(
     lungs: list[float],
     likenesses: list[float],
     quantile: float,
+    chance: float,
 ) -> Limits:
     every = [row for rows in measured.values() for row in rows]
 
@@ -151,7 +154,7 @@ def _limits(
 
     by_finding = {finding: rows if len(rows) >= FEW else every for finding, rows in measured.items()}
     return Limits(
-        gain={f: max(limit(rows, "gain", 1 - quantile), 0.0) for f, rows in by_finding.items()},
+        gain={f: max(limit(rows, "gain", 1 - chance), 0.0) for f, rows in by_finding.items()},
         drift={f: limit(rows, "drift", 1 - quantile) for f, rows in by_finding.items()},
         seam=limit(every, "seam", 1 - quantile),
         out_of_range=limit(every, "out_of_range", 1 - quantile),

@@ -4,18 +4,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SURE = 1e-6  # a probability nearer to 0 or 1 counts as this near
 GREY_STEP = 0.5 / 255  # keeps the seam of flat films finite
 
 
 def asked_gain(before: Tensor, after: Tensor, asked: list[int]) -> float:
-    """Smallest rise among the asked findings' probabilities.
+    """Smallest rise of an asked finding, in log odds: a scorer that is sure of its source hides a rise of probability.
 
     Args:
         before: `[C]`, the scorer's probabilities of the source.
         after: `[C]`, of the result.
         asked: Columns of the findings that were painted.
     """
-    return float((after - before)[asked].min())
+    odds = [torch.logit(probability.double(), SURE) for probability in (before, after)]
+    return float((odds[1] - odds[0])[asked].min())
 
 
 def off_target_drift(before: Tensor, after: Tensor, spared: list[int]) -> float:

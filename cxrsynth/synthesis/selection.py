@@ -39,6 +39,8 @@ class Selection:
         maps: Attention maps of the training patients (`stages/attention_maps.npz`).
         size: Side of the squares that are measured, pixels.
         quantile: Share of real images that each limit would refuse.
+        chance: Share of healthy tissue that the limit of the asked finding's gain would accept, though that limit is
+            never below 0. A scorer that hardly knows the findings accepts about this share of anything.
         pairs: Real pairs measured for each finding.
         seed: Chooses the pairs.
     """
@@ -48,12 +50,14 @@ class Selection:
     maps: str
     size: int = 256
     quantile: float = 0.05
+    chance: float = 0.05
     pairs: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.quantile < 1:
-            raise UserError(f"quantile is {self.quantile}; give a share from 0 to below 1")
+        for name in ("quantile", "chance"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give a share from 0 to below 1")
         for name, least in (("size", 64), ("pairs", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; give {least} or more")
@@ -77,12 +81,13 @@ class Selection:
             scorer,
             size=self.size,
             quantile=self.quantile,
+            chance=self.chance,
             pairs=self.pairs,
             seed=self.seed,
         )
         lesions.save(folder / LESIONS_FILE)
         content = {"key": self.key(), "scorer_sha256": scorer.sha256, "network": scorer.task.hparams["network"]}
-        settings = {name: getattr(self, name) for name in ("size", "quantile", "pairs", "seed")}
+        settings = {name: getattr(self, name) for name in ("size", "quantile", "chance", "pairs", "seed")}
         write_json(path, {**content, **settings, "training_lesions": len(lesions), "limits": asdict(limits)})
 
     def judge(self, folder: Path, records: Iterable[dict[str, Any]], manifest: Manifest) -> None:

@@ -17,9 +17,15 @@ def region() -> torch.Tensor:
 
 def test_gain_is_the_smallest_rise_of_what_was_asked_and_drift_the_largest_change_of_the_rest():
     before, after = torch.tensor([0.1, 0.5, 0.2, 0.3]), torch.tensor([0.6, 0.6, 0.0, 0.9])
-    assert asked_gain(before, after, [0, 1]) == pytest.approx(0.1)
+    assert asked_gain(before, after, [0, 1]) == pytest.approx(np.log(0.6 / 0.4))  # from even odds
     assert off_target_drift(before, after, [0, 1, 3]) == pytest.approx(0.2)
     assert off_target_drift(before, after, [0, 1, 2, 3]) == 0
+
+
+def test_a_gain_counts_also_where_the_scorer_is_sure_that_the_source_is_healthy():
+    sure, less = torch.tensor([1e-5]), torch.tensor([1e-3])
+    assert asked_gain(sure, less, [0]) == pytest.approx(np.log(1e-3 / 0.999) - np.log(1e-5 / 0.99999), rel=1e-4)
+    assert asked_gain(torch.tensor([0.0]), torch.tensor([1e-9]), [0]) == 0  # both as good as sure
 
 
 def test_a_step_at_the_edge_is_a_seam_and_a_change_that_fades_in_is_none(region):
