@@ -189,12 +189,9 @@ def test_a_gain_must_be_above_that_of_other_healthy_tissue_not_of_ill_films(run)
     """Ill films need not be alike: what they gain over another patient's healthy film sets no limit."""
     folder, manifest, _ = run
     splits, maps = pd.read_csv(folder / "splits.csv", dtype=str), folder / "maps.npz"
-    kept = [
-        calibrate(manifest, splits, folder / "maps.npz", Bright(), size=64, quantile=0.05, chance=q, pairs=30, seed=0)[
-            0
-        ].gain
-        for q in (0.05, 0.5)
-    ]
+    settings = {"size": 64, "quantile": 0.05, "pairs": 30, "seed": 0}
+    found = [calibrate(manifest, splits, maps, Bright(), chance=chance, **settings)[0] for chance in (0.05, 0.5)]
+    kept = [limits.gain for limits in found]
     assert all(0 <= kept[1][f] < kept[0][f] < 1 for f in FINDINGS)
     film, other = torch.rand(2, 1, 8, 8)
     region = torch.zeros(1, 8, 8, dtype=torch.bool)
