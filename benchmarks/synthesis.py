@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("run", help="a run folder whose networks are trained")
     parser.add_argument("out", type=Path)
     parser.add_argument("--accepted", type=int, default=638, help="the paper's number of images")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--max_per_source", type=int, help="images painted into one healthy image; default: the run's")
     options = parser.parse_args()
     begin, processor = time.monotonic(), time.process_time()
-    synthesize(options.run, str(options.out), accepted=options.accepted, seed=options.seed)
+    limit = options.max_per_source
+    synthesize(options.run, str(options.out), accepted=options.accepted, max_per_source=limit)
     seconds, processor = time.monotonic() - begin, time.process_time() - processor
     run = open_trained(options.run)
     judge = run.checkpoint("classification")

@@ -25,7 +25,12 @@ ASKED = "synthesize"  # in config.yaml: what was asked of `synthesize`
 
 
 def synthesize(
-    run: str, out: str, count: int | None = None, accepted: int | None = None, seed: int | None = None
+    run: str,
+    out: str,
+    count: int | None = None,
+    accepted: int | None = None,
+    seed: int | None = None,
+    max_per_source: int | None = None,
 ) -> Path:
     """Make images with the checkpoints, plan and settings of a run, into a folder of their own.
 
@@ -38,6 +43,7 @@ def synthesize(
         count: Images to plan, the rarest findings first; without it the run's own plan is painted.
         accepted: In place of `count`: the plan grows until the selection has accepted so many.
         seed: Seed of the plan; default the run's. Give another one for images that the run does not have yet.
+        max_per_source: Images painted into one healthy image at most; default as in the run's plan.
 
     Returns:
         The folder's manifest of accepted images.
@@ -45,7 +51,7 @@ def synthesize(
     Raises:
         UserError: The run cannot be used, or `out` holds another synthesis.
     """
-    for name, value in (("count", count), ("accepted", accepted)):
+    for name, value in (("count", count), ("accepted", accepted), ("max_per_source", max_per_source)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}, but must be at least 1")
     if count is not None and accepted is not None:
@@ -57,6 +63,8 @@ def synthesize(
     if folder.resolve() == state.folder.resolve():
         raise UserError(f"out is the run folder {run} itself; give a folder of its own, or `cxrsynth resume {run}`")
     asked = {"run": os.path.relpath(state.folder, folder), "count": count, "accepted": accepted, "seed": seed}
+    if max_per_source is not None:
+        asked["max_per_source"] = max_per_source
     _write_config(folder, state, asked)
     write_bytes(folder / "splits.csv", (state.folder / "splits.csv").read_bytes())
     torch.set_num_threads(state.config["threads"])
@@ -65,7 +73,10 @@ def synthesize(
         write_bytes(folder / "plan.csv", (state.folder / "plan.csv").read_bytes())
         paint_plan(state, folder)
     else:
-        _grow(state, folder, count or accepted or 0, accepted, state.config["seed"] if seed is None else seed)
+        settings = {"seed": state.config["seed"] if seed is None else seed}
+        if max_per_source is not None:
+            settings["max_per_source"] = max_per_source
+        _grow(state, folder, count or accepted or 0, accepted, settings)
     return folder / "synthetic.csv"
 
 
@@ -124,15 +135,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return {"scorer": None, "limit": "none", **config}  # runs of versions that had neither
 
 
-def _grow(state: Run, folder: Path, rows: int, accepted: int | None, seed: int) -> None:
+def _grow(state: Run, folder: Path, rows: int, accepted: int | None, given: dict[str, int]) -> None:
     """Plan and paint; while fewer images are accepted than asked for, plan more: what was planned stays as it is."""
-    settings = {**state.config["plan"], "rule": "level", "targets": None}
+    settings = {**state.config["plan"], **given, "rule": "level", "targets": None}
     for _ in range(ROUNDS):
         plan = make_plan(
             state.manifest(),
             read_splits(state.folder / "splits.csv"),
             state.findings,
-            **{**settings, "count": rows, "seed": seed},
+            **{**settings, "count": rows},
         )
         write_plan(folder / "plan.csv", plan)
         kept = paint_plan(state, folder)["accepted"]

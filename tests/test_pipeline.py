@@ -235,6 +235,19 @@ def test_a_number_of_accepted_images_makes_the_plan_grow_and_keeps_what_was_plan
         main(["synthesize", "--run", str(run), "--out", str(tmp_path / "none"), "--accepted", "2"])
 
 
+def test_more_images_from_few_healthy_ones_are_asked_for_by_name(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cxrsynth.synthesize.paint_plan", lambda state, folder: {"accepted": 300})
+    command = ["synthesize", "--run", str(run), "--out", str(tmp_path / "out"), "--count", "300"]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "max_per_source" in capsys.readouterr().err
+    main([*command[:4], str(tmp_path / "more"), "--count", "300", "--max_per_source", "100"])
+    plan = pd.read_csv(tmp_path / "more" / "plan.csv")
+    assert len(plan) == 300
+    assert 4 < plan["source_id"].value_counts().max() <= 100
+    main(["resume", str(tmp_path / "more")])
+
+
 def test_a_run_that_is_not_trained_cannot_synthesize(run, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     shutil.copy(run / "config.yaml", tmp_path / "run" / "config.yaml")
