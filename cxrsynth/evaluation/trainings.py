@@ -8,7 +8,8 @@ S - 1 degrees of freedom, and the deviation is drawn from Student's t with these
 fiducial distribution: Fisher 1935, doi:10.1111/j.1469-1809.1935.tb02120.x).
 
 Trainings differ on the same patients for two reasons: one is better than the other, or they err on other images. The
-second is in the bootstrap over patients as well; to count it once, that component of its variance is taken out of it.
+second is in the bootstrap over patients as well, so it counts twice and intervals are a little too wide. Taking it out
+of the bootstrap left 91 % of intervals with the truth in them (three trainings), where 95 % were promised.
 """
 
 import warnings
@@ -51,13 +52,11 @@ class Between:
 
     Attributes:
         variance: `[K]`, of one training around its arm's mean, on these patients.
-        patients: `[K]`, the part of it that comes from erring on other patients, which a bootstrap over patients holds.
         freedom: Degrees of freedom of the estimate, the sum of the arms' S - 1.
         unequal: `[K]`, p value of Bartlett's test that the arms have one spread; NaN with two trainings or fewer.
     """
 
     variance: Array
-    patients: Array
     freedom: int
     unequal: Array
 
@@ -68,12 +67,10 @@ class Deviation:
 
     Attributes:
         error: Standard error of the mean.
-        patients: Variance of the mean that is in `error` and in a bootstrap over patients alike.
         freedom: Degrees of freedom of `error`.
     """
 
     error: float
-    patients: float
     freedom: int
 
 
@@ -151,9 +148,7 @@ def between_trainings(arms: Sequence[Draws]) -> Between | None:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a finding that no test image has is NaN throughout
         apart = sum((len(arm.full) - 1) * arm.full.var(axis=0, ddof=1) for arm in several)
-        # sum over trainings of the variance over patients of a training's distance from its arm's mean
-        patients = sum(np.nanvar(arm.drawn - arm.drawn.mean(axis=0), axis=1).sum(axis=0) for arm in several)
-    return Between(apart / freedom, np.nan_to_num(patients) / freedom, freedom, _unequal([a.full for a in several]))
+    return Between(apart / freedom, freedom, _unequal([a.full for a in several]))
 
 
 def _unequal(values: Sequence[Array]) -> Array:
@@ -179,8 +174,8 @@ def spreads(values: Draws, seed: int = 0, level: float = 0.95, between: Between 
     for k in range(values.full.shape[1]):
         deviation = None
         if between is not None:
-            variance, patients = (values.arms * of[k] / len(values.full) for of in (between.variance, between.patients))
-            deviation = Deviation(float(np.sqrt(variance)), float(patients), between.freedom)
+            variance = values.arms * between.variance[k] / len(values.full)
+            deviation = Deviation(float(np.sqrt(variance)), between.freedom)
         found.append(spread(values.full[:, k], values.drawn[:, :, k], seed, level, deviation))
     return found
 
@@ -209,12 +204,10 @@ def spread(full: Array, drawn: Array, seed: int = 0, level: float = 0.95, pooled
     if np.isnan(estimate) or len(means) < FEWEST_DEFINED * drawn.shape[1] or not len(means):
         return Spread(estimate, deviation, float("nan"), float("nan"), float("nan"))
     if pooled is None and trainings > 1:
-        pooled = Deviation(deviation / float(np.sqrt(trainings)), 0.0, trainings - 1)
+        pooled = Deviation(deviation / float(np.sqrt(trainings)), trainings - 1)
     if pooled is not None:
-        variance = float(means.var())
-        left = max(0.0, 1 - pooled.patients / variance) if variance > 0 else 0.0
         noise = np.random.default_rng([seed, 1]).standard_t(pooled.freedom, len(means))
-        means = estimate + np.sqrt(left) * (means - estimate) + pooled.error * noise
+        means = means + pooled.error * noise
     low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     fewer = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Spread(estimate, deviation, float(low), float(high), min(1.0, 2 * (fewer + 1) / (len(means) + 1)))
