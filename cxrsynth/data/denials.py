@@ -53,6 +53,14 @@ def read_findings(text: str, findings: Sequence[str]) -> dict[str, bool]:
     return {finding: present[number] for number, finding in enumerate(findings) if number in present}
 
 
+def without_denials(text: str, findings: Sequence[str]) -> str:
+    """A text without the sentences that deny findings and assert none."""
+    sentences = re.split(r"(?<=[.;!?\n])\s*", text)
+    read = (read_findings(sentence, findings).values() for sentence in sentences)
+    kept = [sentence for sentence, said in zip(sentences, read, strict=True) if any(said) or not said]
+    return " ".join(kept).strip()
+
+
 def _read(sentence: str) -> Iterator[tuple[int, bool]]:
     """The findings of a sentence by number, each with whether it is denied."""
     pieces = [piece for piece in _PIECE.split(sentence) if piece.strip()]

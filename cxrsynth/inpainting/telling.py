@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrsynth.data.denials import read_findings
+from cxrsynth.data.denials import read_findings, without_denials
 from cxrsynth.data.labels import canonical
 from cxrsynth.data.sentences import write_sentences
 from cxrsynth.errors import UserError
@@ -139,7 +139,8 @@ def wish(
         fields: What the inpainter was trained with besides findings.
         batch: Number of images.
         findings: Names of the findings to be shown, synonyms allowed, all others absent; an empty list asks for a
-            healthy image (removal); None leaves them to the text (see `absent_by`), or unknown.
+            healthy image (removal); None leaves them to the text: its denials are taken out of it (see
+            `absent_by`), and what it does not deny is unknown.
         text: Free text; blank = none.
         view: One of the inpainter's views; blank = unknown.
         sex: F or M; blank = unknown.
@@ -161,7 +162,7 @@ def wish(
         raise UserError(f"age is {age}; give years from 0 to 120")
     known = list(teller.findings)
     if findings is None:
-        absent = absent_by(text, known)
+        absent, text = absent_by(text, known), without_denials(text, known)
         target = torch.tensor([[0.0 if name in absent else torch.nan for name in known]])
     else:
         target = Condition.from_names([[canonical(name, known) for name in findings]], known).findings
@@ -175,7 +176,7 @@ def wish(
 def absent_by(text: str, findings: Sequence[str]) -> list[str]:
     """The findings that a text says are not there; all of them where it denies some and asserts none.
 
-    A small text encoder hears "no" too weakly to be relied on (see docs/design.md).
+    A small text encoder hears "no" too weakly to be relied on, and is not told what is denied (see docs/design.md).
     """
     read = read_findings(text, findings)
     return [name for name in findings if not read.get(name, any(read.values()) or not read)]

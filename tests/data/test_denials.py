@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxrsynth.data.denials import read_findings
+from cxrsynth.data.denials import read_findings, without_denials
 from cxrsynth.data.labels import LABEL_SPACES
 from cxrsynth.data.sentences import write_sentence, write_sentences
 
@@ -69,3 +69,10 @@ def test_names_inside_longer_names_are_not_taken():
         "Pleural_Thickening",
         "Lung opacity",
     ]
+
+
+def test_sentences_that_only_deny_are_taken_out():
+    assert without_denials("Film of a woman. No effusion. A nodule, no pneumothorax.\nThe chest is normal", NAMES) == (
+        "Film of a woman. A nodule, no pneumothorax."
+    )
+    assert without_denials("No effusion; neither nodule nor pneumothorax!", NAMES) == ""

@@ -85,7 +85,9 @@ def test_what_a_text_denies_is_absent_wherever_it_comes_from(write_film, tmp_pat
     for result in (np.array(Image.open(tmp_path / "out.png")), row.pixels):
         np.testing.assert_array_equal(result, edited.pixels)
     assert edit(source, finding="Effusion", text=text, **asked).record["condition"]["findings"] == ["Effusion"]
-    healthy = edit(source, text="No effusion.", **asked).record
+    denied = edit(source, text="No effusion.", **asked)
+    np.testing.assert_array_equal(denied.pixels, edit(source, remove=True, **asked).pixels)
+    healthy = denied.record
     assert healthy["condition"]["absent"] == list(load_inpainter("phantom").hparams["findings"])
     assert max(healthy["guidance"].values()) == HEALTHY < max(edited.record["guidance"].values())
 

@@ -108,7 +108,9 @@ def test_what_a_text_denies_is_absent_unless_findings_are_asked(teller):
     said = wish(teller, EVERYTHING, 2, text="A nodule, no effusion.")
     torch.testing.assert_close(said.findings, torch.tensor([[0.0, NAN, NAN]] * 2), equal_nan=True)
     for text in ("No effusion.", "Normal chest film."):  # nothing is asserted: healthy
-        assert wish(teller, EVERYTHING, 1, text=text).findings.tolist() == [[0, 0, 0]]
+        healthy = wish(teller, EVERYTHING, 1, text=text)
+        assert healthy.findings.tolist() == [[0, 0, 0]]
+        assert not healthy.known("text").any()
     assert wish(teller, EVERYTHING, 1, ["Effusion"], "No effusion.").findings.tolist() == [[1, 0, 0]]
 
 
