@@ -211,12 +211,12 @@ def _nested(arguments: list[str], function: Callable[..., Any]) -> list[str]:
             mappings[section] = _value(value) or {}
         elif Path(value).is_file():
             mappings |= {k: v or {} for k, v in (_read_yaml(Path(value)) or {}).items() if k in mappings}
-    for (section, *path), value in changes:
-        place = mappings[section]
+    for path, value in changes:
+        place: dict[str, Any] = mappings
         for key in path[:-1]:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                raise UserError(f"option --{'.'.join([section, *path])} is inside {key!r}, which is no mapping")
+                raise UserError(f"option --{'.'.join(path)} is inside {key!r}, which is no mapping")
         place[path[-1]] = value
     return kept + [f"--{section}={json.dumps(mappings[section])}" for section in {path[0]: None for path, _ in changes}]
 

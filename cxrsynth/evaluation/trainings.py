@@ -13,7 +13,7 @@ of the bootstrap left 91 % of intervals with the truth in them (three trainings)
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,15 +103,11 @@ def metric_draws(tables: Sequence[pd.DataFrame], metric: Metric, draws: int = 20
         seed: Seed of the draws; arms that are compared need the same.
     """
     statistics = [metric_columns(table, metric) for table in tables]
-    everyone = np.ones((1, len(tables[0])))
-    full = np.stack([statistic(everyone)[0] for statistic in statistics])
-    if tables[0]["patient_id"].nunique() < FEWEST_PATIENTS:
-        return Draws(full, np.full((len(tables), 1, full.shape[1]), np.nan))
-    drawn = [
-        np.stack([statistic(weights) for statistic in statistics])
-        for weights in cluster_weights(tables[0]["patient_id"].tolist(), draws, seed)
-    ]
-    return Draws(full, np.concatenate(drawn, axis=1))
+
+    def values(weights: Array) -> Array:
+        return np.stack([statistic(weights) for statistic in statistics])
+
+    return _draws(values, tables[0]["patient_id"].tolist(), draws, seed)
 
 
 def mean_draws(values: Sequence[Array], patients: Sequence[str], draws: int = 2000, seed: int = 0) -> Draws:
@@ -132,10 +128,15 @@ def mean_draws(values: Sequence[Array], patients: Sequence[str], draws: int = 20
             warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any lesion
             return np.concatenate([each, np.nanmean(each, axis=2, keepdims=True)], axis=2)
 
-    full = means(np.ones((1, len(patients))))[:, 0]
+    return _draws(means, patients, draws, seed)
+
+
+def _draws(values: Callable[[Array], Array], patients: Sequence[str], draws: int, seed: int) -> Draws:
+    """What `values` makes of weights `[D, n]` of the images, `[S, D, K]`: of equal ones, and of draws of patients."""
+    full = values(np.ones((1, len(patients))))[:, 0]
     if len(set(patients)) < FEWEST_PATIENTS:
-        return Draws(full, np.full((len(values), 1, full.shape[1]), np.nan))
-    drawn = [means(weights) for weights in cluster_weights(patients, draws, seed)]
+        return Draws(full, np.full((len(full), 1, full.shape[1]), np.nan))
+    drawn = [values(weights) for weights in cluster_weights(patients, draws, seed)]
     return Draws(full, np.concatenate(drawn, axis=1))
 
 

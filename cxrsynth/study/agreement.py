@@ -15,12 +15,10 @@ from torch.nn import functional as F
 from cxrsynth import __version__
 from cxrsynth.classification.compact import CompactNet
 from cxrsynth.data.augment import build_augment
-from cxrsynth.data.geometry import to_square
 from cxrsynth.data.labels import find
 from cxrsynth.data.manifest import Manifest, split_labels
-from cxrsynth.data.reading import read_image
 from cxrsynth.data.sentences import write_sentences
-from cxrsynth.errors import UserError
+from cxrsynth.data.squares import readable_square
 from cxrsynth.evaluation.bootstrap import bootstrap
 from cxrsynth.files import write_json
 from cxrsynth.inpainting.text import TextEncoder, Vocabulary
@@ -140,11 +138,10 @@ def train(archive: Manifest, findings: list[str], settings: AgreementSettings, s
     squares, rows = [], []
     for row, image_id in enumerate(archive.table.image_id):
         if present[row] or absent[row]:
-            try:
-                squares.append(to_square(read_image(archive.path(image_id)), settings.size))
-            except UserError:
-                continue
-            rows.append(row)
+            square = readable_square(archive, image_id, settings.size)
+            if square is not None:
+                squares.append(square)
+                rows.append(row)
     images = torch.stack(squares)
 
     def text(row: int) -> str:
@@ -208,14 +205,8 @@ def _rates(
     draws: int,
 ) -> list[dict[str, Any]]:
     """Retrieval rate of the asked finding, and of a finding asked of another image: what it would be by chance."""
-    squares, readable = [], []
-    for one in asked:
-        try:
-            squares.append(to_square(read_image(manifest.path(one[0])), size))
-        except UserError:
-            continue
-        readable.append(one)
-    asked = readable
+    read = [(one, readable_square(manifest, one[0], size)) for one in asked]
+    asked, squares = [one for one, square in read if square is not None], [s for _, s in read if s is not None]
     if len(asked) < 2:
         return []
     found = np.array(nearest(model, torch.stack(squares), material.findings, material.seed))

@@ -62,7 +62,10 @@ def copy_paste(material: Material) -> Path:
 
 
 def inpaint_again(material: Material, name: str) -> Path:
-    """The run's images painted again, with the same inpainter, seeds and settings, as a control.
+    """The run's images painted again, with its inpainter, seeds, solver, steps and weights of guidance, as a control.
+
+    Not as in the run: the text and who the source shows are not told, guidance moves away from what is unknown, and the
+    region's edge is hard.
 
     Args:
         material: With the run that made the images.

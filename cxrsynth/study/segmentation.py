@@ -16,11 +16,9 @@ from torch.nn import functional as F
 
 from cxrsynth import __version__
 from cxrsynth.data.augment import build_augment
-from cxrsynth.data.geometry import to_square
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.masks import MaskStore
-from cxrsynth.data.reading import read_image
-from cxrsynth.errors import UserError
+from cxrsynth.data.squares import readable_square
 from cxrsynth.evaluation.compare import verdict
 from cxrsynth.evaluation.trainings import between_trainings, mean_draws, shares, spreads
 from cxrsynth.files import sha256_file, write_json, write_text
@@ -115,10 +113,10 @@ def marked(manifest: Manifest, findings: Sequence[str], size: int) -> Marked:
     rows, images, masks = [], [], []
     for row in np.flatnonzero(known.any(1)).tolist():
         image_id = str(table.image_id.iat[row])
-        try:
-            images.append(to_square(read_image(manifest.path(image_id)), size))
-        except UserError:
+        image = readable_square(manifest, image_id, size)
+        if image is None:
             continue
+        images.append(image)
         masks.append(store.batch([image_id] * len(findings), findings, size)[:, 0] > 0.5)
         rows.append(row)
     chosen = table.iloc[rows]

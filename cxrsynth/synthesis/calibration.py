@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +13,12 @@ from torch.nn import functional as F
 
 from cxrsynth.anatomy import segment
 from cxrsynth.attention.region import region_from_map
-from cxrsynth.data.geometry import to_square
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.maps import MapStore
-from cxrsynth.data.reading import READERS, read_image
+from cxrsynth.data.reading import READERS
+from cxrsynth.data.squares import readable_square
 from cxrsynth.errors import UserError
+from cxrsynth.synthesis.carrying import DILATE, MASS, MIN_COMPONENT
 from cxrsynth.synthesis.lesions import Lesions
 from cxrsynth.synthesis.measures import asked_gain, lungs_kept, off_target_drift, out_of_range, patch_of, seam
 from cxrsynth.synthesis.scorer import Scorer
@@ -26,7 +26,6 @@ from cxrsynth.synthesis.scorer import Scorer
 PATCH = 24  # side of a lesion's patch
 FEW = 8  # findings with fewer pairs share the limit of all findings
 QUERIES = 500  # lesions whose nearest neighbour among other patients is looked for
-MASS, MIN_COMPONENT, DILATE = 0.7, 0.5, 2  # how a map becomes a region, as `SynthesisTask` does by default
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ def calibrate(
             continue
         near = healthy[(healthy[["site", "view"]] == places.loc[lesion.image_id]).all(axis=1)]
         near = healthy if near.empty else near
-        source, other = (_square(manifest, near["image_id"].iloc[rng.integers(len(near))], size) for _ in range(2))
+        drawn = [near["image_id"].iloc[rng.integers(len(near))] for _ in range(2)]
+        source, other = (readable_square(manifest, image_id, size) for image_id in drawn)
         if source is None or other is None:
             continue
         before, after = scorer.pair(source, lesion.image)
@@ -174,7 +174,7 @@ def _lesions(
     with ThreadPoolExecutor(READERS) as readers:
         for start in range(0, len(rows), 64):  # so many films at a time are in memory
             part = rows[start : start + 64]
-            films = readers.map(lambda row: _square(manifest, row[0], size), part)
+            films = readers.map(lambda row: readable_square(manifest, row[0], size), part)
             for (image_id, finding), image in zip(part, films, strict=True):
                 if image is None:
                     continue
@@ -182,13 +182,6 @@ def _lesions(
                 region = region_from_map(map, MASS, MIN_COMPONENT, DILATE)[0] > 0
                 if region.any():
                     yield Lesion(image_id, patients[image_id], finding, image, region)
-
-
-def _square(manifest: Manifest, image_id: Any, size: int) -> Tensor | None:
-    try:
-        return to_square(read_image(manifest.path(str(image_id))), size)
-    except UserError:
-        return None
 
 
 def _other_tissue(film: Tensor, other: Tensor, region: Tensor) -> Tensor:

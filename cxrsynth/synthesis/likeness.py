@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxrsynth.anatomy import segment
-from cxrsynth.data.geometry import to_square
 from cxrsynth.data.manifest import Manifest
-from cxrsynth.data.reading import READERS, read_image
+from cxrsynth.data.reading import READERS
+from cxrsynth.data.squares import readable_square
 from cxrsynth.encoder.vit import ViT
 from cxrsynth.errors import UserError
 from cxrsynth.registration.align import local_contrast
@@ -94,10 +94,8 @@ def principal(features: NDArray[np.floating], dimensions: int = DIMENSIONS) -> N
 
 def _batches(manifest: Manifest, ids: list[str], size: int) -> Iterator[Tensor]:
     def read(image_id: str) -> Tensor:
-        try:
-            return to_square(read_image(manifest.path(image_id)), size)
-        except UserError:
-            return torch.zeros(1, size, size)  # the engine refuses it by name
+        square = readable_square(manifest, image_id, size)
+        return torch.zeros(1, size, size) if square is None else square  # the engine refuses it by name
 
     with ThreadPoolExecutor(READERS) as readers:
         for start in range(0, len(ids), BATCH):

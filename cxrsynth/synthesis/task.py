@@ -20,7 +20,7 @@ from cxrsynth.inpainting.condition import SEXES, Condition
 from cxrsynth.inpainting.task import load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.inpainting.window import windows_around
-from cxrsynth.synthesis.carrying import Carried, Rules, carry_group, check_rules, padded
+from cxrsynth.synthesis.carrying import DILATE, MASS, MIN_COMPONENT, Carried, Rules, carry_group, check_rules, padded
 from cxrsynth.synthesis.clock import Clock
 from cxrsynth.synthesis.fields import FieldStore
 from cxrsynth.synthesis.group import Group
@@ -92,9 +92,9 @@ class SynthesisTask(L.LightningModule):
         guidance: float | dict[str, float] | None = None,
         baseline: str = "unknown",
         feather: float = 2.0,
-        mass: float = 0.7,
-        min_component: float = 0.5,
-        dilate: int = 2,
+        mass: float = MASS,
+        min_component: float = MIN_COMPONENT,
+        dilate: int = DILATE,
         limit: str = "none",
         smallest: float = 0.002,
         largest: float = 0.4,
@@ -167,11 +167,12 @@ class SynthesisTask(L.LightningModule):
         group = carried.group
         shapes = [(1, 1) if stored is None else stored.display().shape for stored in group.sources]
         regions = [(from_square(carried.region[i], shape) > 0.5).float()[None] for i, shape in enumerate(shapes)]
-        painted = self._paint(group, regions)
+        wishes = [self._wishes(row, person) for row, person in zip(group.rows, group.people, strict=True)]
+        painted = self._paint(group, regions, wishes)
 
         made: list[Made | Refused] = []
         for i in range(len(group.rows)):
-            record = self._record(carried, i)
+            record = self._record(carried, i, wishes[i])
             stored = group.sources[i]
             if carried.refused[i] is not None or stored is None:
                 made.append(Refused({**record, "refused": carried.refused[i]}))
@@ -188,7 +189,7 @@ class SynthesisTask(L.LightningModule):
             )
         return made
 
-    def _paint(self, group: Group, regions: list[Tensor]) -> list[Tensor]:
+    def _paint(self, group: Group, regions: list[Tensor], wishes: list[dict[str, Any]]) -> list[Tensor]:
         """Paint every row's window at the working resolution in one forward and paste it at native size."""
         settings = self.inpainter.hparams
         size = settings["size"]
@@ -199,7 +200,7 @@ class SynthesisTask(L.LightningModule):
         crops = self._padded(torch.cat([w.crop(image, size) for w, image in zip(windows, sources, strict=True)]))
         inside = self._padded(torch.cat([w.crop_region(r, size) for w, r in zip(windows, regions, strict=True)]))
         coordinates = self._padded(torch.cat([w.coordinates(size) for w in windows]))
-        told = [self.inpainter.condition(1, **wishes) for wishes in map(self._wishes, group.rows, group.people)]
+        told = [self.inpainter.condition(1, **asked) for asked in wishes]
         condition = Condition.cat(told + told[-1:] * (len(crops) - len(told)))
         seeds = [row["seed"] for row in group.rows]
         with self.clock("sampling"):
@@ -236,7 +237,7 @@ class SynthesisTask(L.LightningModule):
     def _padded(self, x: Tensor) -> Tensor:
         return padded(x, self.group_size)
 
-    def _record(self, carried: Carried, i: int) -> dict[str, Any]:
+    def _record(self, carried: Carried, i: int, wishes: dict[str, Any]) -> dict[str, Any]:
         group, row = carried.group, carried.group.rows[i]
         used = carried.exemplars[i]
         planned = {} if used == row["exemplar_id"] else {"planned": {"exemplar_id": row["exemplar_id"]}}
@@ -247,7 +248,7 @@ class SynthesisTask(L.LightningModule):
             **planned,
             **tried,
             "source_path": group.source_paths[i],
-            "condition": self._wishes(row, group.people[i]),
+            "condition": wishes,
             **self.sampling,
             "registration": carried.quality[i],
             "source_sha256": group.source_hashes[i],

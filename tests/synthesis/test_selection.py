@@ -17,7 +17,8 @@ from cxrsynth.data.reading import read_stored, write_png
 from cxrsynth.data.split import make_splits, write_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
-from cxrsynth.synthesis.calibration import DILATE, MASS, MIN_COMPONENT, Limits, _other_tissue, calibrate
+from cxrsynth.synthesis.calibration import Limits, _other_tissue, calibrate
+from cxrsynth.synthesis.carrying import DILATE, MASS, MIN_COMPONENT
 from cxrsynth.synthesis.provenance import gather, write_record
 from cxrsynth.synthesis.scorer import check_independent, load_scorer
 from cxrsynth.synthesis.selection import CHECKS, Selection, failures

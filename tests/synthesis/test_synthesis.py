@@ -46,6 +46,14 @@ def synthesise(archive: Path, out: Path, batch_size: int = 1, workers: int = 0, 
     return {str(p.relative_to(out)): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
 
 
+def without_inpainter(archive: Path, folder: Path) -> Path:
+    """The archive again, for another inpainter."""
+    folder.mkdir()
+    for name in ("phantom", "plan.csv", "attention.ckpt"):
+        (folder / name).symlink_to(archive / name)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def made(archive, tmp_path_factory) -> tuple[Path, dict[str, str]]:
     out = tmp_path_factory.mktemp("made")
@@ -74,10 +82,7 @@ def test_stored_values_outside_the_region_are_the_sources(archive, made):
 
 
 def test_an_inpainter_of_latents_works_unchanged(archive, save, tmp_path):
-    folder = tmp_path / "latent"
-    folder.mkdir()
-    for name in ("phantom", "plan.csv", "attention.ckpt"):
-        (folder / name).symlink_to(archive / name)
+    folder = without_inpainter(archive, tmp_path / "latent")
     codec = Autoencoder((8, 8), latent_channels=2, norm_groups=4)
     codec.scale.fill_(2.0)
     latent = str(save_autoencoder(codec, tmp_path / "autoencoder.safetensors"))
@@ -90,10 +95,7 @@ def test_an_inpainter_of_latents_works_unchanged(archive, save, tmp_path):
 
 
 def test_an_inpainter_is_told_who_the_source_shows_as_far_as_it_was_trained_to_listen(archive, save, tmp_path):
-    folder = tmp_path / "told"
-    folder.mkdir()
-    for name in ("phantom", "plan.csv", "attention.ckpt"):
-        (folder / name).symlink_to(archive / name)
+    folder = without_inpainter(archive, tmp_path / "told")
     findings = load_inpainter(archive / "inpainting.ckpt").hparams["findings"]
     listens = ["view", "sex", "age"]
     save(
@@ -124,10 +126,7 @@ def test_findings_are_also_asked_for_in_words_and_what_is_unknown_is_left_out(ar
 
 
 def test_guidance_can_move_away_from_a_healthy_image(archive, save, tmp_path):
-    folder = tmp_path / "heard"
-    folder.mkdir()
-    for name in ("phantom", "plan.csv", "attention.ckpt"):
-        (folder / name).symlink_to(archive / name)
+    folder = without_inpainter(archive, tmp_path / "heard")
     findings = load_inpainter(archive / "inpainting.ckpt").hparams["findings"]
     task = InpaintingTask(findings, size=32, channels=[16, 16], attention=[False, True])
     for weight in task.parameters():  # an untrained network hears no condition
