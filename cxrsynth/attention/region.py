@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cxrsynth.errors import UserError
 
+MASS, MIN_COMPONENT, DILATE = 0.7, 0.5, 2  # how painting makes regions of maps, unless told otherwise
 _EIGHT = np.ones((3, 3), dtype=int)  # pixels that touch at a corner belong together
 
 

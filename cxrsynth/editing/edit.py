@@ -20,12 +20,10 @@ from cxrsynth.editing.region import Bools, from_average, from_box, from_exemplar
 from cxrsynth.editing.source import Pixels, check_suffix, open_source
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
-from cxrsynth.inpainting.guidance import Weights, at_most
+from cxrsynth.inpainting.guidance import HEALTHY, Weights, at_most
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.synthesis.task import load_attention
-
-HEALTHY = 1.5  # most guidance of healthy tissue by default; more of it makes the region too dark (docs/design.md)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxrsynth.attention.region import region_from_map
+from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT, region_from_map
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.labels import canonical
 from cxrsynth.data.reading import read_stored
@@ -19,9 +19,6 @@ from cxrsynth.errors import UserError
 from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.registration.transport import transport
 
-MASS = 0.5  # share of a map's mass that its region holds
-MIN_COMPONENT = 0.5
-DILATE = 2
 SIDE = 128  # pixels of the square on which an average map becomes a region
 MIN_NCC = 0.5  # as `SynthesisTask` has it
 

@@ -17,20 +17,23 @@ from cxrsynth.data.labels import find
 from cxrsynth.data.manifest import Manifest, split_labels
 from cxrsynth.data.phantom import Exposure, Patient, render
 from cxrsynth.data.reading import StoredImage, read_image, read_stored, write_png
-from cxrsynth.editing.edit import edit
 from cxrsynth.errors import UserError
 from cxrsynth.evaluation.predictions import score_files
 from cxrsynth.files import inside, sha256_file, write_text
+from cxrsynth.inpainting.guidance import HEALTHY, at_most
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.window import soft_edge
 from cxrsynth.ops import warp
 from cxrsynth.registration.transport import transport
 from cxrsynth.study.material import Material
+from cxrsynth.synthesis.painting import paint_films
 from cxrsynth.synthesis.task import load_attention
 
 ABOUT = ["patient_id", "view", "sex", "age", "site"]
 FEATHER = 2  # pixels over which a pasted lesion fades in
 OTHER_FILMS = 1_000_003  # added to the phantom's seed: films of other patients than the archive's
+
+PAINTED = ["solver", "steps", "warp", "guidance", "baseline", "feather"]  # of a record: how its image was painted
 
 Row = dict[str, Any]
 Bools = NDArray[np.bool_]
@@ -62,18 +65,18 @@ def copy_paste(material: Material) -> Path:
 
 
 def inpaint_again(material: Material, name: str) -> Path:
-    """The run's images painted again, with its inpainter, seeds, solver, steps and weights of guidance, as a control.
-
-    Not as in the run: the text and who the source shows are not told, guidance moves away from what is unknown, and the
-    region's edge is hard.
+    """The run's images painted again just as the run painted them but for one thing, as a control.
 
     Args:
         material: With the run that made the images.
-        name: "random_regions" (the region moved to a random place) or "no_change" (painted without a finding, and
-            labelled "No Finding").
+        name: "random_regions" (the region moved to a random place) or "no_change" (healthy tissue asked for, guided at
+            most `HEALTHY` as everywhere, and labelled "No Finding").
 
     Returns:
         The manifest of the images.
+
+    Raises:
+        UserError: A record does not say how its image was painted.
     """
     assert material.run is not None
     checkpoint = material.run / "checkpoints" / "inpainting.ckpt"
@@ -82,27 +85,50 @@ def inpaint_again(material: Material, name: str) -> Path:
     def make(record: Row, source: StoredImage, region: Bools) -> StoredImage:
         if not loaded:
             loaded.append(load_inpainter(checkpoint))
-        empty = name == "no_change"
-        made = edit(
-            source,
-            checkpoint=loaded[0],
-            finding=None if empty else record["finding"],
-            remove=empty,
-            mask=region if empty else moved_region(region, record["seed"]),
-            seed=record["seed"],
-            feather=0,
-            **{key: record[key] for key in ("solver", "steps", "guidance")},
-        )
-        assert made.image is not None
-        return made.image
+        _check_painted(record)
+        changed = no_finding(record) if name == "no_change" else record
+        place = moved_region(region, record["seed"]) if name == "random_regions" else region
+        return paint_record(loaded[0], changed, source, place)
 
     return _edited(
         material,
         name,
         make,
         lambda record: "No Finding" if name == "no_change" else record["finding"],
-        [sha256_file(checkpoint)],
+        [sha256_file(checkpoint), *PAINTED],
     )
+
+
+def no_finding(record: Row) -> Row:
+    """The record of the same image with healthy tissue asked for."""
+    person = {key: value for key, value in record["condition"].items() if key != "text"}
+    return {
+        **record,
+        "condition": {**person, "findings": []},
+        "guidance": at_most(record["guidance"], HEALTHY),
+    }
+
+
+def paint_record(inpainter: InpaintingTask, record: Row, source: StoredImage, region: Bools) -> StoredImage:
+    """What a record of a run says, painted into its source: the run's image but for rounding."""
+    painted = paint_films(
+        inpainter,
+        [torch.as_tensor(source.display())[None, None]],
+        [torch.as_tensor(region, dtype=torch.float32)[None, None]],
+        [inpainter.condition(1, **record["condition"])],
+        [record["seed"]],
+        **{key: record[key] for key in PAINTED},
+    )
+    return source.paste(painted[0][0, 0].numpy(), region)
+
+
+def _check_painted(record: Row) -> None:
+    missing = [key for key in ("condition", *PAINTED) if key not in record]
+    if missing:
+        raise UserError(
+            f"image {record['id']}: its record in provenance.jsonl lacks {', '.join(missing)}, so it cannot be painted "
+            "again; make the run's images with this version of cxrsynth"
+        )
 
 
 def moved_region(region: Bools, seed: int) -> Bools:

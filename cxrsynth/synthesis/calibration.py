@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxrsynth.anatomy import segment
-from cxrsynth.attention.region import region_from_map
+from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT, region_from_map
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.maps import MapStore
 from cxrsynth.data.reading import READERS
 from cxrsynth.data.squares import readable_square
 from cxrsynth.errors import UserError
-from cxrsynth.synthesis.carrying import DILATE, MASS, MIN_COMPONENT
 from cxrsynth.synthesis.lesions import Lesions
 from cxrsynth.synthesis.measures import asked_gain, lungs_kept, off_target_drift, out_of_range, patch_of, seam
 from cxrsynth.synthesis.scorer import Scorer

@@ -16,7 +16,6 @@ from cxrsynth.synthesis.fields import FieldStore, pair_key, settled
 from cxrsynth.synthesis.group import Group, exemplars_of, read_square
 
 PULLS = ("all", "chest", "lungs")
-MASS, MIN_COMPONENT, DILATE = 0.7, 0.5, 2  # how a map becomes a region, unless told otherwise
 
 
 @dataclass(frozen=True)

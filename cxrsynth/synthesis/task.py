@@ -6,24 +6,24 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
 
 from cxrsynth import __version__
 from cxrsynth.anatomy.segmenter import SHIPPED
+from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.geometry import from_square
 from cxrsynth.data.reading import StoredImage
 from cxrsynth.data.sentences import write_sentence
 from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import sha256_file
-from cxrsynth.inpainting.condition import SEXES, Condition
+from cxrsynth.inpainting.condition import SEXES
 from cxrsynth.inpainting.task import load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
-from cxrsynth.inpainting.window import windows_around
-from cxrsynth.synthesis.carrying import DILATE, MASS, MIN_COMPONENT, Carried, Rules, carry_group, check_rules, padded
+from cxrsynth.synthesis.carrying import Carried, Rules, carry_group, check_rules
 from cxrsynth.synthesis.clock import Clock
 from cxrsynth.synthesis.fields import FieldStore
 from cxrsynth.synthesis.group import Group
+from cxrsynth.synthesis.painting import paint_films
 from cxrsynth.synthesis.provenance import recipe_hash
 
 PLACES = ("attention", "inpainting", "cache", "_instantiator")  # where things lie changes no image
@@ -168,7 +168,21 @@ class SynthesisTask(L.LightningModule):
         shapes = [(1, 1) if stored is None else stored.display().shape for stored in group.sources]
         regions = [(from_square(carried.region[i], shape) > 0.5).float()[None] for i, shape in enumerate(shapes)]
         wishes = [self._wishes(row, person) for row, person in zip(group.rows, group.people, strict=True)]
-        painted = self._paint(group, regions, wishes)
+        films = [
+            torch.zeros(1, 1, 1, 1) if s is None else torch.as_tensor(s.display())[None, None] for s in group.sources
+        ]
+        painted = paint_films(
+            self.inpainter,
+            films,
+            regions,
+            [self.inpainter.condition(1, **asked) for asked in wishes],
+            [row["seed"] for row in group.rows],
+            feather=self.hparams["feather"],
+            together=self.group_size,
+            device=self.device,
+            clock=self.clock,
+            **self.sampling,
+        )
 
         made: list[Made | Refused] = []
         for i in range(len(group.rows)):
@@ -189,36 +203,6 @@ class SynthesisTask(L.LightningModule):
             )
         return made
 
-    def _paint(self, group: Group, regions: list[Tensor], wishes: list[dict[str, Any]]) -> list[Tensor]:
-        """Paint every row's window at the working resolution in one forward and paste it at native size."""
-        settings = self.inpainter.hparams
-        size = settings["size"]
-        sources = [
-            torch.zeros(1, 1, 1, 1) if s is None else torch.as_tensor(s.display())[None, None] for s in group.sources
-        ]
-        windows = [windows_around(r, context=settings["context"], minimum=settings["minimum"]) for r in regions]
-        crops = self._padded(torch.cat([w.crop(image, size) for w, image in zip(windows, sources, strict=True)]))
-        inside = self._padded(torch.cat([w.crop_region(r, size) for w, r in zip(windows, regions, strict=True)]))
-        coordinates = self._padded(torch.cat([w.coordinates(size) for w in windows]))
-        told = [self.inpainter.condition(1, **asked) for asked in wishes]
-        condition = Condition.cat(told + told[-1:] * (len(crops) - len(told)))
-        seeds = [row["seed"] for row in group.rows]
-        with self.clock("sampling"):
-            painted = self.inpainter.paint(
-                crops.to(self.device),
-                inside.to(self.device),
-                coordinates.to(self.device),
-                condition.to(self.device),
-                seeds=seeds + [0] * (len(crops) - len(seeds)),
-                **self.sampling,
-            ).cpu()
-        results = []
-        for i, (window, source, region) in enumerate(zip(windows, sources, regions, strict=True)):
-            ((_, _, side),) = window.boxes
-            width = round(self.hparams["feather"] * side / size)
-            results.append(window.paste(painted[i : i + 1], source, region, width))
-        return results
-
     def _wishes(self, row: dict[str, Any], person: dict[str, Any]) -> dict[str, Any]:
         """A row's findings, also in words, and who its source shows, as far as the inpainter reads such things."""
         fields, names = self.inpainter.hparams["fields"], row["findings"].split("|")
@@ -234,9 +218,6 @@ class SynthesisTask(L.LightningModule):
             wishes["age"] = float(person["age"])
         return wishes
 
-    def _padded(self, x: Tensor) -> Tensor:
-        return padded(x, self.group_size)
-
     def _record(self, carried: Carried, i: int, wishes: dict[str, Any]) -> dict[str, Any]:
         group, row = carried.group, carried.group.rows[i]
         used = carried.exemplars[i]
@@ -250,6 +231,7 @@ class SynthesisTask(L.LightningModule):
             "source_path": group.source_paths[i],
             "condition": wishes,
             **self.sampling,
+            "feather": self.hparams["feather"],
             "registration": carried.quality[i],
             "source_sha256": group.source_hashes[i],
             "checkpoints": self.checkpoints,

@@ -13,9 +13,10 @@ from PIL import Image
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.phantom import write_phantom
+from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.task import InpaintingTask
-from cxrsynth.study.images import copy_paste, inpaint_again, kept_by_scorer, rendered
+from cxrsynth.study.images import copy_paste, inpaint_again, kept_by_scorer, no_finding, rendered
 from cxrsynth.study.material import Material, open_images
 
 FINDINGS = ["Effusion", "Nodule"]
@@ -44,9 +45,11 @@ def material(tmp_path_factory) -> Material:
         name, finding = f"syn{number}", FINDINGS[number % 2]
         Image.fromarray(np.where(region > 0, 200, source).astype(np.uint8)).save(run / "images" / f"{name}.png")
         Image.fromarray(region).save(run / "regions" / f"{name}.png")
+        about = {"finding": finding, "condition": {"findings": [finding]}, "seed": number}
+        painted = {"solver": "euler", "steps": 1, "warp": 2.0, "guidance": 3.0, "baseline": "none", "feather": 2.0}
         record = {"id": name, "image": f"images/{name}.png", "region": f"regions/{name}.png", "source_id": ids[number],
-                  "exemplar_id": ids[number + 4], "finding": finding, "seed": number, "solver": "euler", "steps": 1,
-                  "guidance": 1.0, "image_sha256": sha256_file(run / "images" / f"{name}.png")}  # fmt: skip
+                  "exemplar_id": ids[number + 4], **about, **painted,
+                  "image_sha256": sha256_file(run / "images" / f"{name}.png")}  # fmt: skip
         records.append(json.dumps(record))
         rows.append({"image_id": name, "path": record["image"], "labels": finding})
     (run / "provenance.jsonl").write_text("\n".join(records) + "\n")
@@ -89,6 +92,25 @@ def test_each_control_has_the_sources_of_the_run_and_changes_as_much(material, n
     assert (
         copy_paste(material) if name == "copy_paste" else inpaint_again(material, name)
     ).stat().st_mtime_ns == before
+
+
+def test_without_its_finding_an_image_differs_in_the_finding_alone(material):
+    record = {
+        **material.records[0],
+        "condition": {"findings": ["Nodule"], "text": "A nodule.", "sex": "F", "age": 61.0},
+    }
+    healthy = no_finding(record)
+    assert healthy["condition"] == {"findings": [], "sex": "F", "age": 61.0}
+    assert healthy["guidance"] == 1.5
+    assert {key for key in record if record[key] != healthy[key]} == {"condition", "guidance"}
+
+
+def test_an_image_whose_record_says_too_little_is_not_painted_again(material):
+    short = {key: value for key, value in material.records[0].items() if key != "feather"}
+    poor = replace(material, folder=material.folder / "poor")
+    vars(poor)["records"] = [short]
+    with pytest.raises(UserError, match="lacks feather"):
+        inpaint_again(poor, "no_change")
 
 
 def test_a_pasted_lesion_is_the_exemplars(material):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrsynth.attention.region import region_from_map
+from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT, region_from_map
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.data import CXRDataModule, Manifest
 from cxrsynth.data.phantom import write_phantom
@@ -18,7 +18,6 @@ from cxrsynth.data.split import make_splits, write_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
 from cxrsynth.synthesis.calibration import Limits, _other_tissue, calibrate
-from cxrsynth.synthesis.carrying import DILATE, MASS, MIN_COMPONENT
 from cxrsynth.synthesis.provenance import gather, write_record
 from cxrsynth.synthesis.scorer import check_independent, load_scorer
 from cxrsynth.synthesis.selection import CHECKS, Selection, failures

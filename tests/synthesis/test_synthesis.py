@@ -21,6 +21,7 @@ from cxrsynth.data.reading import read_image, read_stored
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
+from cxrsynth.study.images import paint_record
 from cxrsynth.synthesis.datamodule import SynthesisDataModule
 from cxrsynth.synthesis.measures import seam
 from cxrsynth.synthesis.plan import write_plan
@@ -294,3 +295,15 @@ def test_a_source_without_lungs_is_refused(archive, tmp_path, monkeypatch):
 def test_an_unknown_limit_is_refused(archive):
     with pytest.raises(UserError, match="limit is 'heart'"):
         SynthesisTask("attention.ckpt", "inpainting.ckpt", limit="heart")
+
+
+def test_a_record_says_all_that_is_needed_to_paint_its_image_again(archive, tmp_path):
+    sampling = {"guidance": {"findings": 3.0, "sex": 0.5}, "baseline": "none", "feather": 1.0, "warp": 1.0}
+    synthesise(archive, tmp_path, solver="heun", steps=3, **sampling)
+    inpainter = load_inpainter(archive / "inpainting.ckpt")
+    for record in records(tmp_path):
+        source = read_stored(archive / "phantom" / record["source_path"])
+        region = read_stored(tmp_path / record["region"]).stored > 0
+        again = paint_record(inpainter, record, source, region).stored.astype(int)
+        assert abs(again - read_stored(tmp_path / record["image"]).stored).max() <= 1  # of 255: batches round otherwise
+        assert (again[region] != source.stored[region]).any()
