@@ -49,8 +49,9 @@ class FlowMap(nn.Module):
         if until is None:
             raise UserError("this inpainter was distilled for few steps; choose the solver 'jump', with 1 to 4 steps")
         told = self.embed(condition) if isinstance(condition, Condition) else condition
-        steer = self.length(waves(10 * (until - t), self.dim, longest=100.0).to(told.vector.dtype))
-        return self.field(x, t, region, coordinates, Embedded(told.tokens, told.vector + steer))
+        # In the precision of its own weights, whatever that of the field: the embedding of a condition may be bfloat16.
+        steer = self.length(waves(10 * (until - t), self.dim, longest=100.0).to(self.length[0].weight.dtype))
+        return self.field(x, t, region, coordinates, Embedded(told.tokens, told.vector + steer.to(told.vector.dtype)))
 
 
 def start_from(student: FlowMap, teacher: nn.Module, boost: float = 1.0) -> None:
