@@ -18,27 +18,15 @@ template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
 
   template <int N> CXR_HD Pixels<N> look(int x) const {
     using V = Vector<T, N>;
-    const int left = N > 1 || x > 0 ? x - 1 : x, right = N > 1 || x < a.width - 1 ? x + 1 : x;  // borders come one by one
     const V w = load<N>(a.w + x), d = load<N>(a.r + x) - w;
-    const V r_left = load<N>(a.r + left), r_right = load<N>(a.r + right);
-    const V r_above = load<N>(a.r_above + x), r_below = load<N>(a.r_below + x);
-    V Rx = r_right - r_left, Ry = r_below - r_above, Wx{}, Wy{};
+    const V Rx = load<N>(a.r + x + 1) - load<N>(a.r + x - 1), Ry = load<N>(a.r_below + x) - load<N>(a.r_above + x);
+    V Wx{}, Wy{};
     if (F != thirion) {
-      V w_left = load<N>(a.w + left), w_right = load<N>(a.w + right);
-      V w_above = load<N>(a.w_above + x), w_below = load<N>(a.w_below + x);
-      if (ITK) {
-        const V outside = V{} + T(__builtin_nan(""));
-        if (left == x) w_left = outside;
-        if (right == x) w_right = outside;
-        if (a.top) w_above = outside;
-        if (a.bottom) w_below = outside;
-        Wx = one_sided(w_left, w, w_right), Wy = one_sided(w_above, w, w_below);
-      } else {
-        Wx = w_right - w_left, Wy = w_below - w_above;
-      }
+      const V w_left = load<N>(a.w + x - 1), w_right = load<N>(a.w + x + 1);
+      const V w_above = load<N>(a.w_above + x), w_below = load<N>(a.w_below + x);
+      Wx = ITK ? one_sided(w_left, w, w_right) : w_right - w_left;
+      Wy = ITK ? one_sided(w_above, w, w_below) : w_below - w_above;
     }
-    if (ITK && (left == x || right == x)) Rx = V{};
-    if (ITK && (a.top || a.bottom)) Ry = V{};
     return {d, direction<F>(d, Rx, Ry, Wx, Wy, a.inverse_k)};
   }
 
@@ -90,19 +78,13 @@ template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
     if constexpr (N > 1) sums += columns<N / 2>(x, end);
     return sums;
   }
-
-  Sums row() const {
-    const int last = a.width - 1;
-    Sums sums = columns<1>(0, 1);
-    sums += columns<register_bytes / sizeof(T)>(1, last);
-    if (last > 0) sums += columns<1>(last, last + 1);
-    return sums;
-  }
 };
 
 template <class T, int F, bool ITK> Sums force_row(const ForceRow<T>& args) {
   const ForceRow<T> a = args;  // a copy, which no store can change
-  return a.mask ? ForceOf<T, F, ITK, true>{a}.row() : ForceOf<T, F, ITK, false>{a}.row();
+  constexpr int n = register_bytes / sizeof(T);
+  return a.mask ? ForceOf<T, F, ITK, true>{a}.template columns<n>(0, a.width)
+                : ForceOf<T, F, ITK, false>{a}.template columns<n>(0, a.width);
 }
 
 }  // namespace

@@ -6,6 +6,13 @@
 namespace cxr {
 namespace {
 
+// Where neighbouring pixels sample the image: at `index`, index + 1 and a row below, with position()'s weights fx and fy.
+template <class T> struct Samples {
+  static constexpr int size = 128;
+  alignas(64) int index[size];
+  alignas(64) T fx[size], fy[size];
+};
+
 template <class T> void place_pixels(const WarpRow<T>& a, int from, int to, Samples<T>& s, int k) {
   for (int x = from; x < to; ++x, ++k) {
     const Position<T> px = position(T(x) + a.ux[x], a.width), py = position(T(a.y) + a.uy[x], a.height);
@@ -64,10 +71,17 @@ template <class T> void slope_pixels(const GradientRow<T>& a) {
 template <class T> void slope_row(const GradientRow<T>& a) { slope_pixels(a); }
 
 #ifdef __AVX2__
+CXR_HD void place_vectors(const WarpRow<float>& a, int from, int count, Samples<float>& s) {
+  Placing<false> placing(a, from);
+  for (int k = 0; k < count; ++k) {
+    const Place p = placing.next();
+    store(s.index + k * lanes, p.index), store(s.fx + k * lanes, p.fx), store(s.fy + k * lanes, p.fy);
+  }
+}
+
 template <> void place_all<float>(const WarpRow<float>& a, int from, int to, Samples<float>& s) {
   const int vectors = a.width < 2 || a.height < 2 ? 0 : (to - from) / lanes;
-  Placing<false> place(a, from);
-  for (int k = 0; k < vectors; ++k) place(k, s, nullptr);
+  place_vectors(a, from, vectors, s);
   place_pixels(a, from + vectors * lanes, to, s, vectors * lanes);
 }
 
@@ -75,9 +89,8 @@ CXR_HD void slope_block(const GradientRow<float>& a, int from, int count) {
   const WarpRow<float>& row = a.row;
   const Vec right_end = Vec{} + float(row.width - 1), bottom_end = Vec{} + float(row.height - 1), zero{};
   Samples<float> s;
-  Placing<false> place(row, from);
-  for (int k = 0; k < count; ++k) place(k, s, nullptr);
-  Vec column = real(Int{0, 1, 2, 3, 4, 5, 6, 7} + from);
+  place_vectors(row, from, count, s);
+  Vec column = columns_from(from);
   for (int k = 0; k < count; ++k, column += float(lanes)) {
     const int x = from + k * lanes, *index = s.index + k * lanes;
     const Vec fx = load<lanes>(s.fx + k * lanes), fy = load<lanes>(s.fy + k * lanes);
@@ -100,7 +113,7 @@ CXR_HD void slope_block(const GradientRow<float>& a, int from, int count) {
 
 template <> void slope_row<float>(const GradientRow<float>& a) {
   if (a.row.width < lanes || a.row.height < 2) return slope_pixels(a);
-  by_blocks(a, a.row.width, slope_block);
+  by_blocks(a, a.row.width, Samples<float>::size / lanes, slope_block);
 }
 #endif
 

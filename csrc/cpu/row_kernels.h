@@ -26,14 +26,15 @@ template <class T> struct GradientRow {
   T *dx, *dy;              // slope: gradient of the displacement
 };
 
+// Pixels -1 and `width` of r and w exist, as do the rows above and below: what stands there says how differences are taken at
+// the border (see Sweep).
 template <class T> struct ForceRow {
-  const T *r_above, *r, *r_below;   // fixed image, rows y - 1, y, y + 1 (the border repeated)
+  const T *r_above, *r, *r_below;   // fixed image, rows y - 1, y, y + 1
   const T *w_above, *w, *w_below;   // warped moving image
   const T *ux, *uy;                 // added to the update
   const T* mask;                    // null or 0/1
   T *out_x, *out_y;
   int width;
-  bool top, bottom;                 // this is the first, the last row
   T inverse_k, threshold;
 };
 

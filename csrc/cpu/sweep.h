@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -55,7 +56,8 @@ template <class T> class Sweep {
       : level_(level), options_(options), kernels_(row_kernels<T>()), out_(out), add_(add),
         fluid_(taps_of<T>(options.fluid)), diffusion_(taps_of<T>(options.diffusion)),
         rf_(radius(fluid_)), rd_(radius(diffusion_)), pad_((std::max(rf_, rd_) + 15) / 16 * 16),
-        stride_(padded(level.width)), warped_(4 * stride_), zero_(level.width, T(0)), scratch_(level.width),
+        stride_(padded(level.width)), warped_(4 * stride_), fixed_(4 * stride_), zero_(level.width, T(0)),
+        outside_(level.width, std::numeric_limits<T>::quiet_NaN()), scratch_(level.width),
         buffer_(2 * (stride_ + 2 * pad_)), fluid_ring_(fluid_.empty() ? 0 : 2 * (2 * rf_ + 1) * stride_),
         ring_(2 * (2 * rd_ + 2) * stride_), rows_(2 * std::max(rf_, rd_) + 2), row_sums_(level.height) {}
 
@@ -86,13 +88,16 @@ template <class T> class Sweep {
   }
 
  private:
-  // Rows a little longer than a power of two, so that they do not all fall on the same lines of the cache.
-  static size_t padded(int width) { return (size_t(width) + 15) / 16 * 16 + 16; }
+  // Room for a row and what stands at its ends; a little longer than a power of two, so that rows do not all fall on the same
+  // lines of the cache.
+  static constexpr int end = 16;
+  static size_t padded(int width) { return (size_t(width) + 15) / 16 * 16 + 2 * end; }
   static int radius(const std::vector<T>& taps) { return taps.empty() ? 0 : int(taps.size()) - 1; }
   int clamp(int y) const { return std::min(std::max(y, 0), level_.height - 1); }
   size_t at(int c, int y) const { return (size_t(c) * level_.height + y) * level_.width; }
-  const T* fixed(int y) const { return level_.fixed + at(0, clamp(y)); }
-  T* warped(int y) { return &warped_[(clamp(y) & 3) * stride_]; }
+  // The last four rows of each image.
+  T* fixed(int y) { return &fixed_[(clamp(y) & 3) * stride_ + end]; }
+  T* warped(int y) { return &warped_[(clamp(y) & 3) * stride_ + end]; }
   T* buffer(int c) { return &buffer_[c * (stride_ + 2 * pad_) + pad_]; }
   // Rows of a ring that holds `size` of them for each component.
   T* ring_row(Buffer<T>& ring, int size, int c, int y) { return &ring[(size_t(c) * size + y % size) * stride_]; }
@@ -102,18 +107,28 @@ template <class T> class Sweep {
   // Where v = u + du of a row goes: straight to the result, or to where it is smoothed from.
   T* v_row(int c, int y) { return smooth_ ? buffer(c) : out_ + at(c, y); }
 
+  // Differences at a border: W(x + 1) - W(x), the border repeated. ITK: one-sided or none of W, where NaN marks what is
+  // outside, and none of the fixed image, whose neighbours on both sides are the same.
   void warp(int y) {
-    kernels_.warp({level_.moving, level_.height, level_.width, level_.u + at(0, y), level_.u + at(1, y), y, warped(y),
-                   options_.itk, 1, 0});
+    const int n = level_.width, inner = options_.itk ? std::min(1, n - 1) : 0;
+    const T* row = level_.fixed + at(0, y);
+    T *r = fixed(y), *w = warped(y);
+    std::copy(row, row + n, r);
+    r[-1] = r[inner], r[n] = r[n - 1 - inner];
+    kernels_.warp({level_.moving, level_.height, n, level_.u + at(0, y), level_.u + at(1, y), y, w, options_.itk, 1, 0});
+    w[-1] = options_.itk ? outside_[0] : w[0], w[n] = options_.itk ? outside_[0] : w[n - 1];
   }
 
   void force(int y) {
-    const bool fluid = !fluid_.empty();
+    const bool fluid = !fluid_.empty(), border = options_.itk && (y == 0 || y == level_.height - 1);
+    const T *r_above = fixed(y - 1), *r_below = border ? r_above : fixed(y + 1);
+    const T* w_above = options_.itk && y == 0 ? outside_.data() : warped(y - 1);
+    const T* w_below = options_.itk && y == level_.height - 1 ? outside_.data() : warped(y + 1);
     const Sums row = kernels_.force[options_.force][options_.itk](
-        {fixed(y - 1), fixed(y), fixed(y + 1), warped(y - 1), warped(y), warped(y + 1),
+        {r_above, fixed(y), r_below, w_above, warped(y), w_below,
          fluid ? zero_.data() : u_row(0, y), fluid ? zero_.data() : u_row(1, y),
          level_.mask ? level_.mask + at(0, y) : nullptr, fluid ? buffer(0) : v_row(0, y), fluid ? buffer(1) : v_row(1, y),
-         level_.width, y == 0, y == level_.height - 1, T(options_.inverse_k), options_.itk ? T(0.001) : T(0)});
+         level_.width, T(options_.inverse_k), options_.itk ? T(0.001) : T(0)});
     row_sums_[y] = row;
     for (int c = 0; c < 2; ++c) {
       if (fluid) along_row(fluid_, rf_, buffer(c), fluid_row(c, y));
@@ -165,7 +180,7 @@ template <class T> class Sweep {
   std::vector<T> fluid_, diffusion_;
   int rf_, rd_, pad_;
   size_t stride_;
-  Buffer<T> warped_, zero_, scratch_, buffer_, fluid_ring_, ring_;
+  Buffer<T> warped_, fixed_, zero_, outside_, scratch_, buffer_, fluid_ring_, ring_;
   std::vector<const T*> rows_;
   std::vector<Sums> row_sums_;
   Rows rows_out_{}, rows_v_{}, rows_force_{}, rows_warp_{};
