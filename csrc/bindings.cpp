@@ -12,7 +12,7 @@ using Pointer = std::uintptr_t;
 
 namespace {
 
-constexpr int interface = 1;  // raised with every change that cxrsynth/ops/extension.py must know of
+constexpr int interface = 2;  // raised with every change that cxrsynth/ops/extension.py must know of
 
 template <class T> T* to(Pointer pointer) { return reinterpret_cast<T*>(pointer); }
 
@@ -52,11 +52,16 @@ void warp_backward(Pointer image, Pointer displacement, Pointer grad, Pointer gr
   (void)device;
 }
 
+template <class T> void smallest_jacobian(Pointer displacement, Pointer out, int batch, int height, int width, int threads) {
+  cxr::smallest_jacobian_cpu(to<T>(displacement), batch, height, width, to<T>(out), threads);
+}
+
 template <class T> void define(py::module_& m, const std::string& type) {
   const py::call_guard<py::gil_scoped_release> unlocked;
   m.def(("demons_" + type).c_str(), &demons<T>, unlocked);
   m.def(("warp_" + type).c_str(), &warp<T>, unlocked);
   m.def(("warp_backward_" + type).c_str(), &warp_backward<T>, unlocked);
+  m.def(("smallest_jacobian_" + type).c_str(), &smallest_jacobian<T>, unlocked);
 #ifdef CXR_CUDA_ARCHS
   m.def(("demons_workspace_" + type).c_str(), &cxr::demons_cuda_workspace<T>);
 #endif

@@ -43,6 +43,9 @@ void demons_cuda(const DemonsImages<T>& images, const DemonsOptions& options, vo
 // Antialiased bilinear resize of one plane, as torch's interpolate(mode="bilinear", antialias=True); values times `scale`.
 template <class T> void resize_cpu(const T* in, int height, int width, T* out, int new_height, int new_width, T scale);
 
+// The smallest Jacobian determinant of p -> p + u(p) of each item: central differences, one-sided on the border; NaN stays.
+template <class T> void smallest_jacobian_cpu(const T* displacement, int batch, int height, int width, T* out, int threads);
+
 enum Mode : int { bilinear = 0, nearest = 1 };
 
 template <class T> struct WarpImages {

@@ -1,6 +1,7 @@
 // Compiled once for each path (CXR_PATH = portable, avx2, avx512): same source, same arithmetic, same bits.
 #include "cpu/force_row.h"
 #include "cpu/gradient_row.h"
+#include "cpu/jacobian_row.h"
 #include "cpu/row_kernels.h"
 #include "cpu/warp_row.h"
 
@@ -101,7 +102,8 @@ template <class T> constexpr RowKernels<T> table() {
            {force_row<T, thirion, false>, force_row<T, thirion, true>}},
           weighted_sum<T>,
           weighted_sums<T>,
-          weighted_rows<T>};
+          weighted_rows<T>,
+          jacobian_row<T>};
 }
 
 }  // namespace

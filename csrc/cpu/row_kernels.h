@@ -43,6 +43,16 @@ struct Sums {
   void operator+=(const Sums& s) { difference += s.difference, update += s.update, count += s.count; }
 };
 
+// Displacement rows y - 1, y, y + 1, the border repeated; at least two columns.
+template <class T> struct JacobianRow {
+  const T *ux_above, *ux, *ux_below, *uy_above, *uy, *uy_below;
+  int width;
+  T down;                           // 1 / rows from the one above to the one below
+};
+
+// The smaller one; NaN if either is.
+template <class T> T smaller(T a, T b) { return a < b || a != a ? a : b; }
+
 template <class T> struct RowKernels {
   void (*warp)(const WarpRow<T>&);          // bilinear
   void (*warp_nearest)(const WarpRow<T>&);  // `itk` does not apply
@@ -55,6 +65,7 @@ template <class T> struct RowKernels {
   void (*weighted_sums)(const T* const* rows, const T* taps, int radius, int n, T* out, T* next);
   // out[x] = sum_j weights[j] rows[j][x], j < count, added up from the first to the last.
   void (*weighted_rows)(const T* const* rows, const T* weights, int count, int n, T* out);
+  T (*jacobian)(const JacobianRow<T>&);     // the smallest determinant
 };
 
 // The kernels in use: the best of this machine, or the path chosen by set_path.

@@ -50,7 +50,8 @@ class FlowMap(nn.Module):
             raise UserError("this inpainter was distilled for few steps; choose the solver 'jump', with 1 to 4 steps")
         told = self.embed(condition) if isinstance(condition, Condition) else condition
         # In the precision of its own weights, whatever that of the field: the embedding of a condition may be bfloat16.
-        steer = self.length(waves(10 * (until - t), self.dim, longest=100.0).to(self.length[0].weight.dtype))
+        own = next(self.length.parameters()).dtype
+        steer = self.length(waves(10 * (until - t), self.dim, longest=100.0).to(own))
         return self.field(x, t, region, coordinates, Embedded(told.tokens, told.vector + steer.to(told.vector.dtype)))
 
 

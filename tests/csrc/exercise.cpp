@@ -56,6 +56,10 @@ template <class T> void warps(int h, int w, bool shim) {
   u[0] = T(NAN);
   u[u.size() - 1] = T(INFINITY);
   const WarpImages<T> in{image.data(), u.data(), b, c, h, w};
+  if (h > 1 && w > 1) {
+    T smallest[2];
+    smallest_jacobian_cpu(u.data(), b, h, w, smallest, 1);
+  }
   for (int mode : {bilinear, nearest}) {
     Warped<T> cpu{std::vector<T>(b * c * n), std::vector<T>(b * c * n), std::vector<T>(b * 2 * n)};
     warp_cpu(in, mode, cpu.out.data(), 1);

@@ -35,7 +35,8 @@ def test_a_student_of_half_precision_jumps(monkeypatch):
     x, t = torch.randn(1, 1, 8, 8), torch.tensor([0.5])
     given = torch.ones_like(x), torch.zeros(1, 2, 8, 8), Condition.none(1, 2)
     jumps = [student(x, t, *given, until) for until in (t, torch.ones(1))]
-    assert jumps[0].dtype == torch.float32 and not torch.equal(*jumps)
+    assert jumps[0].dtype == torch.float32
+    assert not torch.equal(*jumps)
     told = student.embed(given[2])
     assert told.vector.dtype == torch.bfloat16
     assert torch.equal(student(x, t, *given[:2], told, t), jumps[0])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from cxrsynth.ops import demons, warp
 from cxrsynth.ops.extension import kernels
+from cxrsynth.registration.field import jacobian_determinant, smallest_jacobian
 
 
 @pytest.fixture
@@ -89,3 +90,13 @@ def test_gradients_of_warp_agree(on_each_path, mode):
     for result in found.values():
         for ours, expected in zip(result, found["portable"], strict=True):
             assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [2, 17, 34, 131])
+def test_the_smallest_jacobian_is_the_same(on_each_path, dtype, width):
+    field = torch.randn(2, 2, 9, width, dtype=dtype)
+    field[1, 1, 4, width // 2] = torch.nan
+    expected = jacobian_determinant(field).flatten(1).amin(1)
+    for found in on_each_path(lambda: smallest_jacobian(field)).values():
+        torch.testing.assert_close(found, expected, equal_nan=True)

@@ -34,9 +34,10 @@ def test_a_reflection_folds():
     assert (jacobian_determinant(torch.stack([-2 * x, torch.zeros_like(x)], dim=1)) < 0).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (7, 5), (64, 9), (150, 70)])  # within one block of rows, and over several
-def test_the_smallest_jacobian_is_that_of_all_pixels(shape):
-    displacement = torch.randn(3, 2, *shape, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 2), (7, 5), (2, 33), (64, 9), (150, 70)])
+def test_the_smallest_jacobian_is_that_of_all_pixels(shape, dtype):
+    displacement = torch.randn(3, 2, *shape, dtype=dtype)
     torch.testing.assert_close(smallest_jacobian(displacement), jacobian_determinant(displacement).flatten(1).amin(1))
     displacement[1, 0, 1, 1] = torch.nan
     assert smallest_jacobian(displacement).isnan().tolist() == [False, True, False]
