@@ -65,7 +65,10 @@ def _made(summary: dict[str, Any]) -> Answer:
     sentence = f"Painted into images of {images['source_patients']} healthy patients: {findings}."
     if not images["made"]:
         sentence = "Nothing was painted."
-    if refused and refused["count"]:
+    if chosen := summary["acceptance"]:
+        total = chosen[-1]
+        sentence += f" The selection accepted {total['accepted']} of {total['planned']}; a classifier gets these alone."
+    elif refused and refused["count"]:
         sentence += f" {refused['count']} more were refused."
     return Answer(question, f"{images['made']} images", sentence)
 

@@ -71,6 +71,7 @@ def test_the_page_shows_the_selection(selected):
     page = write_report(selected).read_text()
     assert "Which images were kept?" in page
     assert "a seam at the region&#39;s edge (5)" in page
+    assert "The selection accepted 10 of 21" in page
 
 
 def test_without_a_selection_the_page_is_silent_about_it(run_folder):
