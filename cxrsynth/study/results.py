@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cxrsynth import __version__
+from cxrsynth.data import Manifest
 from cxrsynth.errors import UserError
 from cxrsynth.evaluation.delong import delong_test
 from cxrsynth.evaluation.fairness import fairness_tables
@@ -26,6 +27,7 @@ from cxrsynth.study.material import Material
 from cxrsynth.study.quality import quality
 from cxrsynth.study.verdict import judge, overall
 
+ILL = "any disease"
 FEWER = 4  # secondary measures take a quarter of the bootstrap draws
 MEASURED: dict[str, tuple[Metric, str]] = {
     **{name: (METRICS[name], "") for name in ("auprc", "sensitivity_at_specificity_0.9", "brier", "ece")},
@@ -122,7 +124,7 @@ def collect(
         "arms": _arms(names, arms, areas, between, draws // FEWER, seed),
         "curves": _curves(names, jobs, draws // FEWER, seed, config["positives"]),
         "fairness": _fairness({n: arms[n] for n in ("real", strongest, primary)}, material, draws // FEWER, seed),
-        "external": _external(arms, primary, strongest, draws, seed),
+        "external": _external(arms, config["external"], primary, strongest, draws, seed),
         **pictures,
         **downstream,
         "reference": _reference(arms["real"], material, config["reference"], draws, seed),
@@ -295,19 +297,39 @@ def _fairness(arms: dict[str, ArmTables], material: Material, draws: int, seed: 
     )
 
 
-def _external(arms: dict[str, ArmTables], primary: str, strongest: str, draws: int, seed: int) -> dict[str, Any] | None:
-    """The same comparison on an archive that nothing was trained on; thresholds and choices are the internal ones."""
-    if "external" not in arms["real"].by_split:
+def _external(
+    arms: dict[str, ArmTables], manifest: str | None, primary: str, strongest: str, draws: int, seed: int
+) -> dict[str, Any] | None:
+    """The same comparison on an archive that nothing was trained on; thresholds and choices are the internal ones.
+
+    Beside the findings that the archive was read for: whether a film shows any disease, which other archives tell as well.
+    """
+    if manifest is None or "external" not in arms["real"].by_split:
         return None
-    areas = {name: metric_draws(arms[name].tables("external"), METRICS["auroc"], draws, seed) for name in
-             dict.fromkeys(("real", strongest, primary))}  # fmt: skip
-    table = arms["real"].tables("external")[0]
-    findings = finding_names(table)
-    between = between_trainings(list(areas.values()))
+    tables = {name: arms[name].tables("external") for name in dict.fromkeys(("real", strongest, primary))}
+    labels = Manifest.load(manifest)
+    healthy = dict(zip(labels.table["image_id"], labels.healthy, strict=True))
+    ill = {name: [ill_or_healthy(table, healthy) for table in of_arm] for name, of_arm in tables.items()}
+    table = tables["real"][0]
     rows = []
-    for index, finding in enumerate([*findings, "mean"]):
-        row: dict[str, Any] = {"finding": finding}
-        row |= {name: asdict(shares(area, seed, between=between)[index]) for name, area in areas.items()}
-        row["gain"] = asdict(spreads(areas[primary] - areas["real"], seed, between=between)[index])
-        rows.append(row)
+    for kind, names in ((tables, [*finding_names(table), "mean"]), (ill, [ILL])):
+        areas = {name: metric_draws(of_arm, METRICS["auroc"], draws, seed) for name, of_arm in kind.items()}
+        between = between_trainings(list(areas.values()))
+        for index, finding in enumerate(names):
+            row: dict[str, Any] = {"finding": finding}
+            row |= {name: asdict(shares(area, seed, between=between)[index]) for name, area in areas.items()}
+            row["gain"] = asdict(spreads(areas[primary] - areas["real"], seed, between=between)[index])
+            rows.append(row)
     return {"images": len(table), "patients": table["patient_id"].nunique(), "rows": rows}
+
+
+def ill_or_healthy(table: pd.DataFrame, healthy: dict[str, bool]) -> pd.DataFrame:
+    """A prediction table of one finding, `ILL`: that not every finding is absent, taken as independent.
+
+    Args:
+        table: A prediction table.
+        healthy: Whether the labels of an image say that nothing was found; other images are ill, whatever they show.
+    """
+    absent = np.prod([1 - table[f"{finding}_prob"] for finding in finding_names(table)], axis=0)
+    true = [float(not healthy[image_id]) for image_id in table["image_id"]]
+    return table[["image_id", "patient_id", "split"]].assign(**{f"{ILL}_prob": 1 - absent, f"{ILL}_true": true})

@@ -109,6 +109,8 @@ def test_the_page_says_what_a_reader_asks(written, tmp_path):
     assert {row["positives"] for row in figures["curves"]} == {3, None}
     assert figures["external"]["images"] == 40
     assert figures["external"]["rows"][1]["real"]["estimate"] is None  # never read for
+    assert [row["finding"] for row in figures["external"]["rows"]] == ["Effusion", "Nodule", "mean", "any disease"]
+    assert 0 <= figures["external"]["rows"][-1]["real"]["estimate"] <= 1
     assert figures["data"]["synthetic"][0]["by_finding"] == {"Effusion": 15, "Nodule": 15}
     assert len(figures["hashes"]["manifest"]) == 64
     assert figures["trainings"]["freedom"] == 6  # six arms of two trainings

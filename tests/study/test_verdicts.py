@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cxrsynth.study.results import ILL, ill_or_healthy
+
 COUNT = 120
 
 
@@ -68,3 +70,12 @@ def test_rigged_generators(generator, expected, plain, simple_trainer, tmp_path,
     found = json.loads((shared_out / "report.json").read_text())
     assert found["verdict"] in expected, found["headline"]
     assert found["memorisation"]["whole images"]["memorised"] == (generator is copies)
+
+
+def test_any_disease_is_that_not_every_finding_is_absent():
+    table = pd.DataFrame({"image_id": ["a", "b"], "patient_id": ["p", "q"], "split": "external",
+                          "Effusion_prob": [0.5, 0.1], "Effusion_true": [np.nan, 0.0],
+                          "Nodule_prob": [0.2, 0.0], "Nodule_true": [np.nan, 0.0]})  # fmt: skip
+    ill = ill_or_healthy(table, {"a": False, "b": True})
+    assert ill[f"{ILL}_prob"].tolist() == pytest.approx([0.6, 0.1])
+    assert ill[f"{ILL}_true"].tolist() == [1, 0]
