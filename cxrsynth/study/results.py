@@ -302,7 +302,7 @@ def _external(
 ) -> dict[str, Any] | None:
     """The same comparison on an archive that nothing was trained on; thresholds and choices are the internal ones.
 
-    Beside the findings that the archive was read for: whether a film shows any disease, which other archives tell as well.
+    Beside the findings that the archive was read for: whether a film shows any disease, which most archives tell.
     """
     if manifest is None or "external" not in arms["real"].by_split:
         return None
