@@ -8,6 +8,7 @@ import pandas as pd
 from cxrsynth.evaluation.effects import effects_table
 from cxrsynth.report.collect import RunFolder
 from cxrsynth.synthesis.outputs import accepted
+from cxrsynth.synthesis.selection import LIMITS_FILE, read_limits
 
 CHECKS = {
     "gain": "the asked finding does not rise enough",
@@ -24,8 +25,9 @@ CHECKS = {
 
 
 def acceptance(run: RunFolder) -> list[dict[str, Any]]:
-    """A row a finding, last all of them: `finding, planned, painted, accepted, rate, reasons`.
+    """A row a finding, last all of them: `finding, planned, painted, accepted, rate, ceiling, reasons`.
 
+    `ceiling` is the share of real lesions that pass the limit of the gain when they are put where images are painted.
     Every reason of an image is counted, so they may add up to more than the images refused. Empty without a selection.
     """
     records = run.records or []
@@ -34,7 +36,9 @@ def acceptance(run: RunFolder) -> list[dict[str, Any]]:
     painted = pd.Series([r["finding"] for r in records], dtype=object).value_counts()
     kept = pd.Series([r["finding"] for r in accepted(records)], dtype=object).value_counts()
     lost = run.refused[~run.refused["id"].isin({r["id"] for r in records})]["finding"].value_counts()
-    rows = []
+    path = run.path / LIMITS_FILE
+    ceiling = (read_limits(run.path) if path.is_file() else {}).get("ceiling", {})  # files of older versions lack it
+    rows: list[dict[str, Any]] = []
     for finding in [*sorted({*painted.index, *lost.index}), None]:
         chosen = run.refused if finding is None else run.refused[run.refused["finding"] == finding]
         made, taken, unpainted = (
@@ -47,6 +51,7 @@ def acceptance(run: RunFolder) -> list[dict[str, Any]]:
                 "painted": made,
                 "accepted": taken,
                 "rate": taken / (made + unpainted) if made + unpainted else 0.0,
+                "ceiling": ceiling.get(finding),
                 "reasons": reasons(chosen["refused"]),
             }
         )

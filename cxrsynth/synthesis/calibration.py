@@ -49,6 +49,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What was measured on real images of training patients.
+
+    Attributes:
+        limits: What an image must keep.
+        lesions: The patches of all training lesions.
+        ceiling: Share of real lesions that, put into a healthy film as painted ones are, rise above the limit of the gain, by
+            finding. Where it is low the scorer or the maps, and no painter, are what keeps images from being accepted.
+    """
+
+    limits: Limits
+    lesions: Lesions
+    ceiling: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Lesion:
     """A finding on a training image, where its attention map points."""
 
@@ -70,7 +86,7 @@ def calibrate(
     chance: float,
     pairs: int,
     seed: int,
-) -> tuple[Limits, Lesions]:
+) -> Calibration:
     """Measure real pairs as if they were made: a healthy film as the source, an ill patient's as the result.
 
     An ill film is compared with a healthy one of the same site and view at the place of its lesion. What such real
@@ -89,9 +105,6 @@ def calibrate(
         chance: Share of healthy tissue that the limit of the gain would accept.
         pairs: Pairs measured for each finding.
         seed: Chooses the pairs.
-
-    Returns:
-        The limits, and the patches of all training lesions.
 
     Raises:
         UserError: The maps cannot be used, or there is no healthy training image.
@@ -123,9 +136,12 @@ def calibrate(
         before, after = scorer.pair(source, lesion.image)
         asked = [scorer.findings.index(lesion.finding)]
         present = np.flatnonzero(targets.loc[lesion.image_id]).tolist()
+        healthy_there = _other_tissue(source, other, lesion.region)
+        ill_there = _other_tissue(source, lesion.image, lesion.region, _around(lesion.region))
         measured[lesion.finding].append(
             {
-                "gain": asked_gain(*scorer.pair(source, _other_tissue(source, other, lesion.region)), asked),
+                "gain": asked_gain(*scorer.pair(source, healthy_there), asked),
+                "lesion": asked_gain(*scorer.pair(source, ill_there), asked),
                 "drift": off_target_drift(before, after, [*asked, *present]),
                 "seam": seam(lesion.image, source, lesion.region),
                 "out_of_range": out_of_range(lesion.image, lesion.region),
@@ -136,7 +152,13 @@ def calibrate(
     if not patches:
         raise UserError(f"{maps} has no map of a training image with {', '.join(scorer.findings)}; collect them again")
     found = Lesions(np.stack(patches), *(np.array(column, str) for column in zip(*owners, strict=True)))
-    return _limits(measured, lungs, _likenesses(found, rng), quantile, chance), found
+    limits = _limits(measured, lungs, _likenesses(found, rng), quantile, chance)
+    ceiling = {
+        finding: round(float(np.mean([row["lesion"] > limits.gain[finding] for row in rows])), 4)
+        for finding, rows in measured.items()
+        if rows
+    }
+    return Calibration(limits, found, ceiling)
 
 
 def _limits(
@@ -183,9 +205,17 @@ def _lesions(
                     yield Lesion(image_id, patients[image_id], finding, image, region)
 
 
-def _other_tissue(film: Tensor, other: Tensor, region: Tensor) -> Tensor:
-    """A film with another's content in the region, as bright on average as its own was there."""
-    return torch.where(region, other + (film[region].mean() - other[region].mean()), film).clamp(0, 1)
+def _other_tissue(film: Tensor, other: Tensor, region: Tensor, alike: Tensor | None = None) -> Tensor:
+    """A film with another's content in the region, made as bright as the film on average over `alike`, or the region."""
+    alike = region if alike is None else alike
+    return torch.where(region, other + (film[alike].mean() - other[alike].mean()), film).clamp(0, 1)
+
+
+def _around(region: Tensor) -> Tensor:
+    """A ring around a region, a 32nd of the square wide; the region itself where it leaves no room."""
+    width = region.shape[-1] // 32
+    ring = (F.max_pool2d(region[None].float(), 2 * width + 1, 1, width)[0] > 0) & ~region
+    return ring if ring.any() else region
 
 
 def _same_film_again(film: Tensor, region: Tensor) -> float:

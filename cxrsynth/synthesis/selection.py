@@ -74,7 +74,7 @@ class Selection:
         if (folder / LESIONS_FILE).is_file() and _key_of(path) == self.key():
             return
         scorer = load_scorer(self.scorer)
-        limits, lesions = calibrate(
+        measured = calibrate(
             manifest,
             read_splits(self.splits),
             self.maps,
@@ -85,10 +85,11 @@ class Selection:
             pairs=self.pairs,
             seed=self.seed,
         )
-        lesions.save(folder / LESIONS_FILE)
+        measured.lesions.save(folder / LESIONS_FILE)
         content = {"key": self.key(), "scorer_sha256": scorer.sha256, "network": scorer.task.hparams["network"]}
         settings = {name: getattr(self, name) for name in ("size", "quantile", "chance", "pairs", "seed")}
-        write_json(path, {**content, **settings, "training_lesions": len(lesions), "limits": asdict(limits)})
+        content |= {**settings, "training_lesions": len(measured.lesions), "limits": asdict(measured.limits)}
+        write_json(path, {**content, "ceiling": measured.ceiling})
 
     def judge(self, folder: Path, records: Iterable[dict[str, Any]], manifest: Manifest) -> None:
         """Score images and write a verdict for each; verdicts that still hold are kept.

@@ -39,6 +39,9 @@ def test_accept_rates_count_planned_painted_and_accepted_images(selected):
     records = [json.loads(line) for line in (selected / "provenance.jsonl").read_text().splitlines()]
     assert (every["planned"], every["painted"], every["accepted"]) == (21, 20, 10)
     assert every["rate"] == pytest.approx(10 / 21)
+    assert {row["ceiling"] for row in findings} == {None}  # a run of a version that did not measure it
+    (selected / "selection.json").write_text(json.dumps({"ceiling": {findings[0]["finding"]: 0.25}}))
+    assert [row["ceiling"] for row in acceptance(open_run(selected))] == [0.25] + [None] * len(findings)
     for row in findings:
         own = [r for r in records if r["finding"] == row["finding"]]
         assert (row["painted"], row["accepted"]) == (len(own), sum(r["accepted"] for r in own))

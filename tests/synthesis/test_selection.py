@@ -190,7 +190,7 @@ def test_a_gain_must_be_above_that_of_other_healthy_tissue_not_of_ill_films(run)
     folder, manifest, _ = run
     splits, maps = pd.read_csv(folder / "splits.csv", dtype=str), folder / "maps.npz"
     settings = {"size": 64, "quantile": 0.05, "pairs": 30, "seed": 0}
-    found = [calibrate(manifest, splits, maps, Bright(), chance=chance, **settings)[0] for chance in (0.05, 0.5)]
+    found = [calibrate(manifest, splits, maps, Bright(), chance=chance, **settings).limits for chance in (0.05, 0.5)]
     kept = [limits.gain for limits in found]
     assert all(0 <= kept[1][f] < kept[0][f] < 1 for f in FINDINGS)
     film, other = torch.rand(2, 1, 8, 8)
@@ -199,6 +199,33 @@ def test_a_gain_must_be_above_that_of_other_healthy_tissue_not_of_ill_films(run)
     mixed = _other_tissue(film, other, region)
     assert torch.equal(mixed[~region], film[~region])
     assert not torch.equal(mixed[region], film[region])
+
+
+class Lesions:
+    """A scorer that sees what was put in: how much brighter it makes the film, as lesions here do."""
+
+    findings = FINDINGS
+
+    def pair(self, source: torch.Tensor, result: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        brighter = (result - source).sum() / (result != source).sum().clamp(min=1)
+        return torch.full((len(FINDINGS),), 0.5), (0.5 + brighter.clamp(0, 0.4)).expand(len(FINDINGS))
+
+
+class Blind(Lesions):
+    """A scorer that sees nothing."""
+
+    def pair(self, source: torch.Tensor, result: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((len(FINDINGS),), 0.5), torch.full((len(FINDINGS),), 0.5)
+
+
+def test_the_ceiling_tells_how_many_real_lesions_would_pass(run):
+    folder, manifest, _ = run
+    splits, maps = pd.read_csv(folder / "splits.csv", dtype=str), folder / "maps.npz"
+    settings = {"size": 64, "quantile": 0.05, "pairs": 30, "seed": 0, "chance": 0.05}
+    seeing, blind = (calibrate(manifest, splits, maps, scorer(), **settings).ceiling for scorer in (Lesions, Blind))
+    assert set(seeing) == set(blind) == set(FINDINGS)
+    assert all(share == 0 for share in blind.values())
+    assert all(0.5 < share <= 1 for share in seeing.values()), seeing
 
 
 @pytest.mark.parametrize(
