@@ -55,8 +55,8 @@ class Calibration:
     Attributes:
         limits: What an image must keep.
         lesions: The patches of all training lesions.
-        ceiling: Share of real lesions that, put into a healthy film as painted ones are, rise above the limit of the gain, by
-            finding. Where it is low the scorer or the maps, and no painter, are what keeps images from being accepted.
+        ceiling: Share of real lesions that, put into a healthy film as painted ones are, rise above the limit of the
+            gain, by finding. Where it is low the scorer or the maps keep images from being accepted, whoever paints.
     """
 
     limits: Limits
@@ -206,7 +206,7 @@ def _lesions(
 
 
 def _other_tissue(film: Tensor, other: Tensor, region: Tensor, alike: Tensor | None = None) -> Tensor:
-    """A film with another's content in the region, made as bright as the film on average over `alike`, or the region."""
+    """A film with another's content in the region, as bright as the film on average over `alike` (the region)."""
     alike = region if alike is None else alike
     return torch.where(region, other + (film[alike].mean() - other[alike].mean()), film).clamp(0, 1)
 
