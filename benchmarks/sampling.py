@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,16 +130,23 @@ def psnr(a: Tensor, b: Tensor, region: Tensor) -> float:
     return float(-10 * torch.log10(((a - b).square() * region).sum() / region.sum()))
 
 
+def set_bf16(task: InpaintingTask, half: bool) -> None:
+    """Whether a network of ours computes in bfloat16 where the machine has it."""
+    field: Any = task.painter
+    field = getattr(field, "field", field)  # of a few-step student
+    field.bf16 = field.embed.bf16 = half
+
+
 def half_precision(checkpoint: str, steps: int) -> float:
     """PSNR of two images painted in bfloat16 against float32, also where the machine computes bfloat16 in software."""
     task = load_inpainter(checkpoint)
-    request, field = Request(task, 2), task.painter
+    request = Request(task, 2)
     settings = {"solver": "euler", "steps": steps, "warp": 1.0, "guidance": WEIGHT}
     results = []
     for half in (False, True):
         precision.has_bf16.cache_clear()
         known, precision.has_bf16 = precision.has_bf16, lambda kind: True  # type: ignore[assignment]
-        field.bf16 = field.embed.bf16 = half  # type: ignore[attr-defined]
+        set_bf16(task, half)
         results.append(ours(task, request, **settings))
         precision.has_bf16 = known
     return psnr(*results, request.region)
@@ -166,28 +174,54 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     peer = Peer(task)
-    methods: dict[str, Callable[[], Tensor]] = {
-        "cxrsynth": lambda: ours(task, request, **settings),
-        "MONAI, one forward of twice the batch": lambda: theirs(peer, request, options.steps, True),
-        "MONAI, two forwards": lambda: theirs(peer, request, options.steps, False),
-    }
-    if options.student:
-        student = load_inpainter(options.student)
-        methods["cxrsynth, student, 4 steps"] = lambda: ours(
-            student, request, solver="jump", steps=4, guidance=student.hparams["guidance"]
-        )
+    student = load_inpainter(options.student) if options.student else None
+
+    def own(half: bool) -> Tensor:
+        set_bf16(task, half)
+        return ours(task, request, **settings)
+
+    def students(half: bool) -> Tensor:
+        assert student is not None
+        set_bf16(student, half)
+        return ours(student, request, solver="jump", steps=4, guidance=student.hparams["guidance"])
+
+    def peers(half: bool, doubled: bool) -> Tensor:
+        set_bf16(task, False)  # the peer asks our embedder; autocast decides
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return theirs(peer, request, options.steps, doubled)
+
+    methods: dict[str, Callable[[], Tensor]] = {}
+    for half in (False, True) if precision.has_bf16("cpu") else (False,):
+        name = ", bfloat16" if half else ""
+        methods |= {
+            f"cxrsynth{name}": partial(own, half),
+            f"MONAI, one forward of twice the batch{name}": partial(peers, half, True),
+            f"MONAI, two forwards{name}": partial(peers, half, False),
+        }
+        if student:
+            methods[f"cxrsynth, student, 4 steps{name}"] = partial(students, half)
     times = seconds(methods, options.repeats)
-    fastest = min(value for name, value in times.items() if name.startswith("MONAI"))
-    print(f"{count} windows of {task.hparams['size']} pixels, {options.steps} Euler steps, guidance, float32, one core")
+    plain, halved = (
+        min(
+            (value for name, value in times.items() if name.startswith("MONAI") and ("bfloat16" in name) == half),
+            default=0,
+        )
+        for half in (False, True)
+    )
+    print(
+        f"{count} windows of {task.hparams['size']} pixels, {options.steps} Euler steps, one core; float32 unless said"
+    )
     for name, value in times.items():
-        print(f"{name:40s} {count / value:7.2f} images a second   {fastest / value:5.2f} x MONAI's")
+        same = f"   {halved / value:5.2f} x MONAI's in bfloat16" if "bfloat16" in name else ""
+        print(f"{name:50s} {count / value:7.2f} images a second   {plain / value:5.2f} x MONAI's in float32{same}")
     agree = psnr(methods["cxrsynth"](), methods["MONAI, two forwards"](), request.region)
     print(f"PSNR of the two samplers' images: {agree:.1f} dB")
     if options.student:
         for steps in (10, 20, 50):
-            ratio = fastest * steps / options.steps / times["cxrsynth, student, 4 steps"]
+            own_time = times["cxrsynth, student, 4 steps"]
+            ratio, scale = plain / own_time, steps / options.steps
             print(
-                f"student in 4 steps against MONAI's loop in {steps}: {ratio:.1f} x (their time grows with the steps)"
+                f"student in 4 steps against MONAI's loop in {steps}: {ratio * scale:.1f} x (time grows with the steps)"
             )
     for who in ("ours", "theirs"):
         command = [sys.executable, __file__, options.checkpoint, "--only", who, "--images", str(count)]

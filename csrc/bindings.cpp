@@ -12,7 +12,7 @@ using Pointer = std::uintptr_t;
 
 namespace {
 
-constexpr int interface = 2;  // raised with every change that cxrsynth/ops/extension.py must know of
+constexpr int interface = 3;  // raised with every change that cxrsynth/ops/extension.py must know of
 
 template <class T> T* to(Pointer pointer) { return reinterpret_cast<T*>(pointer); }
 
@@ -56,6 +56,12 @@ template <class T> void smallest_jacobian(Pointer displacement, Pointer out, int
   cxr::smallest_jacobian_cpu(to<T>(displacement), batch, height, width, to<T>(out), threads);
 }
 
+void norm_silu(Pointer x, Pointer weight, Pointer bias, Pointer shift, Pointer out, int batch, long pixels, int channels, int groups,
+               double eps, bool half, int threads) {
+  cxr::norm_silu_cpu({to<void>(x), to<float>(weight), to<float>(bias), to<float>(shift), to<void>(out), batch, pixels, channels,
+                      groups, eps, half}, threads);
+}
+
 template <class T> void define(py::module_& m, const std::string& type) {
   const py::call_guard<py::gil_scoped_release> unlocked;
   m.def(("demons_" + type).c_str(), &demons<T>, unlocked);
@@ -93,6 +99,7 @@ PYBIND11_MODULE(_kernels, m) {
       .def_readwrite("diffusion", &cxr::DemonsOptions::diffusion)
       .def_readwrite("fluid", &cxr::DemonsOptions::fluid)
       .def_readwrite("tolerance", &cxr::DemonsOptions::tolerance);
+  m.def("norm_silu", &norm_silu, py::call_guard<py::gil_scoped_release>());
   define<float>(m, "float32");
   define<double>(m, "float64");
 }

@@ -46,6 +46,20 @@ template <class T> void resize_cpu(const T* in, int height, int width, T* out, i
 // The smallest Jacobian determinant of p -> p + u(p) of each item: central differences, one-sided on the border; NaN stays.
 template <class T> void smallest_jacobian_cpu(const T* displacement, int batch, int height, int width, T* out, int threads);
 
+// silu(group norm(x + shift)) of channels-last images; `shift` [B,C] may be null. `half`: x and out are bfloat16.
+struct NormBatch {
+  const void* x;                                 // [B,pixels,C]
+  const float *weight, *bias, *shift;            // [C], [C], [B,C]
+  void* out;                                     // as x
+  int batch;
+  long pixels;
+  int channels, groups;                          // channels: a multiple of 16
+  double eps;
+  bool half;
+};
+
+void norm_silu_cpu(const NormBatch& in, int threads);
+
 enum Mode : int { bilinear = 0, nearest = 1 };
 
 template <class T> struct WarpImages {

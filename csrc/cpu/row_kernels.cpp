@@ -2,6 +2,7 @@
 #include "cpu/force_row.h"
 #include "cpu/gradient_row.h"
 #include "cpu/jacobian_row.h"
+#include "cpu/norm_image.h"
 #include "cpu/row_kernels.h"
 #include "cpu/warp_row.h"
 
@@ -103,7 +104,8 @@ template <class T> constexpr RowKernels<T> table() {
           weighted_sum<T>,
           weighted_sums<T>,
           weighted_rows<T>,
-          jacobian_row<T>};
+          jacobian_row<T>,
+          norm_silu};
 }
 
 }  // namespace

@@ -50,6 +50,18 @@ template <class T> struct JacobianRow {
   T down;                           // 1 / rows from the one above to the one below
 };
 
+struct NormImage {
+  const void* x;                    // [pixels, channels], float or bfloat16
+  const float *weight, *bias;       // [channels]
+  const float* shift;               // [channels], added to x; or null
+  void* out;                        // as x
+  long pixels;
+  int channels, groups;             // channels: a multiple of 16
+  double eps;
+  bool half;                        // x and out are bfloat16
+  float* scratch;                   // [3, channels]
+};
+
 // The smaller one; NaN if either is.
 template <class T> T smaller(T a, T b) { return a < b || a != a ? a : b; }
 
@@ -66,6 +78,7 @@ template <class T> struct RowKernels {
   // out[x] = sum_j weights[j] rows[j][x], j < count, added up from the first to the last.
   void (*weighted_rows)(const T* const* rows, const T* weights, int count, int n, T* out);
   T (*jacobian)(const JacobianRow<T>&);     // the smallest determinant
+  void (*norm_silu)(const NormImage&);      // of floats and bfloat16, whatever T
 };
 
 // The kernels in use: the best of this machine, or the path chosen by set_path.

@@ -56,6 +56,13 @@ template <class T> void warps(int h, int w, bool shim) {
   u[0] = T(NAN);
   u[u.size() - 1] = T(INFINITY);
   const WarpImages<T> in{image.data(), u.data(), b, c, h, w};
+  const int channels = 48;
+  const auto pixels = random_values<float>(b * n * channels, -1, 1), factors = random_values<float>(b * channels, -1, 1);
+  std::vector<float> normed(b * n * channels);
+  for (bool half : {false, true}) {
+    norm_silu_cpu({pixels.data(), factors.data(), factors.data(), half ? nullptr : factors.data(), normed.data(), b, long(n),
+                   channels, 8, 1e-5, half}, 1);
+  }
   if (h > 1 && w > 1) {
     T smallest[2];
     smallest_jacobian_cpu(u.data(), b, h, w, smallest, 1);

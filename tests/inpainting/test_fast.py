@@ -3,12 +3,12 @@ import copy
 import pytest
 import torch
 from monai.networks.blocks import Convolution
-from monai.networks.nets.diffusion_model_unet import WrappedUpsample
+from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, WrappedUpsample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cxrsynth.inpainting import Condition
-from cxrsynth.inpainting.fast import FoldedUpsample, speed_up
+from cxrsynth.inpainting import Condition, fast
+from cxrsynth.inpainting.fast import FoldedUpsample, FusedResnetBlock, speed_up
 from cxrsynth.inpainting.unet import VelocityUNet
 
 
@@ -76,3 +76,43 @@ def test_the_network_and_its_weights_stay():
     slow = field(*request)  # with gradient: the plain layers
     assert slow.requires_grad
     torch.testing.assert_close(fast, slow.detach(), atol=1e-4, rtol=1e-4)
+
+
+def block(**options) -> tuple[FusedResnetBlock, DiffusionUNetResnetBlock]:
+    """A block with the fused forward, and the same as MONAI has it."""
+    torch.manual_seed(0)
+    plain = DiffusionUNetResnetBlock(2, 32, 24, out_channels=48, norm_num_groups=8, **options)
+    for parameter in plain.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    holder = nn.Sequential(copy.deepcopy(plain))
+    speed_up(holder)
+    assert isinstance(holder[0], FusedResnetBlock)
+    assert list(holder[0].state_dict()) == list(plain.state_dict())
+    return holder[0].to(memory_format=torch.channels_last), plain
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"up": True}, {"down": True}])
+def test_a_fused_block_is_monais(options, monkeypatch):
+    fused, plain = block(**options)
+    calls = []
+    kernel = fast.norm_silu
+    monkeypatch.setattr(
+        fast, "norm_silu", lambda *a: calls.append(a[0].is_contiguous(memory_format=torch.channels_last)) or kernel(*a)
+    )
+    x, emb = torch.randn(2, 32, 6, 8).contiguous(memory_format=torch.channels_last), torch.randn(2, 24)
+    torch.testing.assert_close(fused(x, emb), plain(x, emb), atol=1e-5, rtol=1e-5)
+    assert calls == [True, True]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = fused(x, emb)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), plain(x, emb), atol=0.05, rtol=0.05)
+
+
+def test_a_fused_block_learns_as_monais():
+    fused, plain = block()
+    x, emb = torch.randn(2, 32, 6, 8), torch.randn(2, 24)
+    for one in (fused, plain):
+        one(x, emb).square().sum().backward()
+    for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,114 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cxrsynth.ops.extension import kernels
+from cxrsynth.ops.norm import norm_silu, norm_silu_reference
+
+
+def example(channels=32, dtype=torch.float32, shape=(3, 7, 5), spread=2.0, mean=3.0):
+    x = (spread * torch.randn(shape[0], channels, *shape[1:]) + mean).to(dtype)
+    weight, bias, shift = torch.randn(channels), torch.randn(channels), torch.randn(shape[0], channels)
+    return x.contiguous(memory_format=torch.channels_last), weight, bias, shift
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Counts calls of the kernel."""
+    calls = []
+
+    class Counted:
+        def norm_silu(self, *arguments):
+            calls.append(arguments)
+            return kernels().norm_silu(*arguments)
+
+    monkeypatch.setattr("cxrsynth.ops.norm.kernels", Counted)
+    return calls
+
+
+@pytest.fixture(params=kernels().usable_paths())
+def path(request):
+    best = kernels().current_path()
+    kernels().set_path(request.param)
+    yield request.param
+    kernels().set_path(best)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("groups", [1, 8, 32])
+@pytest.mark.parametrize("channels", [32, 96])
+def test_it_is_the_two_layers(path, ran, channels, groups):
+    x, weight, bias, shift = example(channels)
+    exact = F.silu(F.group_norm(x.double() + shift[:, :, None, None], groups, weight.double(), bias.double(), 1e-6))
+    found = norm_silu(x, groups, weight, bias, 1e-6, shift)
+    torch.testing.assert_close(found, exact.float(), atol=2e-6, rtol=2e-6)
+    torch.testing.assert_close(found, norm_silu_reference(x, groups, weight, bias, 1e-6, shift), atol=1e-5, rtol=1e-5)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    plain = norm_silu(x, groups, weight, bias, 1e-6)
+    torch.testing.assert_close(plain, norm_silu_reference(x, groups, weight, bias, 1e-6), atol=1e-5, rtol=1e-5)
+    assert len(ran) == 2
+
+
+@torch.no_grad()
+def test_bfloat16_is_rounded_once(path, ran):
+    x, weight, bias, shift = example(dtype=torch.bfloat16)
+    exact = norm_silu_reference(x.float(), 8, weight, bias, 1e-5, shift)
+    found = norm_silu(x, 8, weight.bfloat16().float(), bias, 1e-5, shift)
+    exact = norm_silu_reference(x.float(), 8, weight.bfloat16().float(), bias, 1e-5, shift)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, atol=2**-20, rtol=2**-8)  # half a unit of the last place
+    assert len(ran) == 1
+
+
+@torch.no_grad()
+def test_all_paths_give_nearly_the_same(ran):
+    x, weight, bias, shift = example(64)
+    best, results = kernels().current_path(), []
+    for name in kernels().usable_paths():
+        kernels().set_path(name)
+        results.append(norm_silu(x, 8, weight, bias, 1e-5, shift))
+    kernels().set_path(best)
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert len(ran) == len(results)
+
+
+@torch.no_grad()
+def test_hard_numbers():
+    x, weight, bias, _ = example(32)
+    far = norm_silu(x + 1000, 8, weight, bias)  # the mean is far from 0
+    exact = F.silu(F.group_norm((x + 1000).double(), 8, weight.double(), bias.double(), 1e-5)).float()
+    torch.testing.assert_close(far, exact, atol=2e-3, rtol=2e-3)
+    steep = norm_silu(x, 8, 60 * torch.ones(32), torch.zeros(32))  # arguments beyond +-87
+    exact = F.silu(F.group_norm(x.double(), 8, 60 * torch.ones(32).double(), torch.zeros(32).double(), 1e-5)).float()
+    torch.testing.assert_close(steep, exact, atol=1e-4, rtol=1e-5)
+    constant = norm_silu(torch.ones_like(x), 8, weight, bias)
+    torch.testing.assert_close(constant, F.silu(bias)[None, :, None, None].expand_as(x), atol=1e-6, rtol=1e-6)
+    x[1, 3, 2, 2] = torch.nan
+    found = norm_silu(x, 8, weight, bias).isnan()
+    assert found[1, :4].all()  # its group alone
+    assert not found[0].any()
+    assert not found[1, 4:].any()
+
+
+def test_one_image_does_not_depend_on_its_batch_or_the_threads():
+    x, weight, bias, shift = example(32, shape=(4, 9, 8))
+    with torch.no_grad():
+        whole = norm_silu(x, 8, weight, bias, 1e-5, shift)
+        one = norm_silu(x[2:3].contiguous(memory_format=torch.channels_last), 8, weight, bias, 1e-5, shift[2:3])
+    assert torch.equal(whole[2:3], one)
+
+
+@pytest.mark.parametrize("case", ["gradient", "layout", "channels", "double"])
+def test_it_steps_aside(ran, case):
+    x, weight, bias, shift = example(24 if case == "channels" else 32)
+    if case == "layout":
+        x = x.contiguous()
+    if case == "double":
+        x, weight, bias, shift = (t.double() for t in (x, weight, bias, shift))
+    x.requires_grad_(case == "gradient")
+    result = norm_silu(x, 8, weight, bias, 1e-5, shift)
+    torch.testing.assert_close(result, norm_silu_reference(x, 8, weight, bias, 1e-5, shift))
+    if case == "gradient":
+        result.sum().backward()
+        assert x.grad is not None
+    assert not ran
