@@ -14,7 +14,7 @@ def norm_silu(
 ) -> Tensor:
     """`silu(group_norm(x + shift))`, computed in float32.
 
-    torch's own layers take four to seven times as long in bfloat16 and twice in float32 (`benchmarks/results/norm.txt`).
+    torch's own layers take four to seven times as long in bfloat16, twice in float32 (`benchmarks/results/norm.txt`).
 
     Args:
         x: `[B, C, H, W]`, floating point.
