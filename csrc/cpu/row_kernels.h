@@ -16,6 +16,7 @@ template <class T> struct WarpRow {
   bool itk;                // NaN where the sample lies outside
   int channels;
   size_t plane;            // from one channel to the next, in `image` and in `out`
+  bool ahead = false;      // whether to fetch what the rows below need: where images come from memory
 };
 
 // Backward of the warp `row`, whose `out` does not apply.

@@ -43,7 +43,7 @@ template <class T> void warp_cpu(const WarpImages<T>& in, int mode, T* out, int 
       const T *ux = in.displacement + b * 2 * size + size_t(y) * w, *uy = ux + size;
       const T* image = in.image + size_t(b) * in.channels * size;
       T* row = out + size_t(b) * in.channels * size + size_t(y) * w;
-      (mode == nearest ? kernels.warp_nearest : kernels.warp)({image, h, w, ux, uy, y, row, false, in.channels, size});
+      (mode == nearest ? kernels.warp_nearest : kernels.warp)({image, h, w, ux, uy, y, row, false, in.channels, size, true});
     }
   }
 }

@@ -39,7 +39,8 @@ template <class First, class Second> CXR_HD void two_stages(int count, First fir
   for (int k = count - lead; k < count; ++k) second(k);
 }
 
-template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
+// Fetches ahead in any case.
+template <bool ITK, bool> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
   alignas(64) int index[block][lanes];
   alignas(64) float fx[block][lanes], fy[block][lanes];
   Int inside[block];
@@ -70,7 +71,7 @@ template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, in
   }
 }
 
-CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
+template <bool> CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
   const Vec right = Vec{} + float(a.width - 1), bottom = Vec{} + float(a.height - 1), row = Vec{} + float(a.y);
   const Int width = Int{} + a.width;
   const float *ux = a.ux + from, *uy = a.uy + from;

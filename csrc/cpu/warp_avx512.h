@@ -21,6 +21,15 @@ CXR_HD void pairs(const float* p, Int index, Vec& left, Vec& right) {
 
 CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) { pairs(p, load<lanes>(index), left, right); }
 
+// The lines that the next rows need, since the hardware does not see rows coming in this pattern: of the image, two rows below
+// what is read now; of the displacement and the result, in the next row.
+CXR_HD void fetch_ahead(const WarpRow<float>& a, size_t plane, Int index, int x) {
+  const int first = _mm_cvtsi128_si32(_mm512_castsi512_si128((__m512i)index));
+  __builtin_prefetch(a.image + plane + 3 * long(a.width) + first);
+  __builtin_prefetch(a.out + plane + a.width + x, 1);
+  if (plane == 0) __builtin_prefetch(a.ux + a.width + x), __builtin_prefetch(a.uy + a.width + x);
+}
+
 // read(k, place()) for k = 0 .. count - 1. Each vector is placed before the one in front of it is read: a gather waits for its
 // addresses, and a core does not look far enough ahead to find those of the next meanwhile.
 template <class Place, class Read> CXR_HD void place_and_read(int count, Place place, Read read) {
@@ -32,17 +41,19 @@ template <class Place, class Read> CXR_HD void place_and_read(int count, Place p
   }
 }
 
-template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
+template <bool ITK, bool AHEAD> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
   Placing<ITK> placing(a, from);
   const float *image = a.image, *below = kept(a.image + a.width);
   const auto place = [&]() __attribute__((always_inline)) { return placing.next(); };
   const auto read = [&](int k, const Place& p) __attribute__((always_inline)) {
+    const int x = from + k * lanes;
     const auto channel = [&](size_t plane) __attribute__((always_inline)) {
       Vec left, right, low_left, low_right;
+      if (AHEAD) fetch_ahead(a, plane, p.index, x);
       pairs(image + plane, p.index, left, right);
       pairs(below + plane, p.index, low_left, low_right);
       const Vec value = mix(mix(left, right, p.fx), mix(low_left, low_right, p.fx), p.fy);
-      store(a.out + plane + from + k * lanes, ITK ? (p.inside ? value : Vec{} + __builtin_nanf("")) : value);
+      store(a.out + plane + x, ITK ? (p.inside ? value : Vec{} + __builtin_nanf("")) : value);
     };
     channel(0);  // by itself: one channel is the usual case
     for (int c = 1; c < a.channels; ++c) channel(c * a.plane);
@@ -50,7 +61,7 @@ template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, in
   place_and_read(count, place, read);
 }
 
-CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
+template <bool AHEAD> CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
   const Vec right = Vec{} + float(a.width - 1), bottom = Vec{} + float(a.height - 1), row = Vec{} + float(a.y);
   const Int width = Int{} + a.width;
   const float *ux = a.ux + from, *uy = a.uy + from;
@@ -62,8 +73,10 @@ CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
     return rounded(py) * width + rounded(px);
   };
   const auto read = [&](int k, const Int& index) __attribute__((always_inline)) {
+    const int x = from + k * lanes;
     for (int c = 0; c < a.channels; ++c) {
-      store(a.out + c * a.plane + from + k * lanes, (Vec)_mm512_i32gather_ps((__m512i)index, a.image + c * a.plane, 4));
+      if (AHEAD) fetch_ahead(a, c * a.plane, index, x);
+      store(a.out + c * a.plane + x, (Vec)_mm512_i32gather_ps((__m512i)index, a.image + c * a.plane, 4));
     }
   };
   place_and_read(count, place, read);

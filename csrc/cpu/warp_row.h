@@ -37,12 +37,14 @@ template <class T> void warp_row_nearest(const WarpRow<T>& a) { warp_pixels_near
 #ifdef __AVX2__
 template <> void warp_row<float>(const WarpRow<float>& a) {
   if (a.width < lanes || a.height < 2) return warp_pixels(a);
-  a.itk ? by_blocks(a, a.width, block, warp_block<true>) : by_blocks(a, a.width, block, warp_block<false>);
+  if (a.itk) by_blocks(a, a.width, block, warp_block<true, false>);
+  else if (a.ahead) by_blocks(a, a.width, block, warp_block<false, true>);
+  else by_blocks(a, a.width, block, warp_block<false, false>);
 }
 
 template <> void warp_row_nearest<float>(const WarpRow<float>& a) {
   if (a.width < lanes) return warp_pixels_nearest(a);
-  by_blocks(a, a.width, block, nearest_block);
+  a.ahead ? by_blocks(a, a.width, block, nearest_block<true>) : by_blocks(a, a.width, block, nearest_block<false>);
 }
 #endif
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import beta, t
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +20,7 @@ NEIGHBOURS = 10
 SIDE = 24  # pixels of the pictures that are compared
 ALPHA = 0.05
 TOLERATED = 0.15  # share of images at or below ALPHA that may be exceeded by chance and shared calibration
+LEVEL = 0.95  # of the share's interval
 
 Array = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ class Copied:
         p: `[n]`, of each image: the chance that a real held-out image is as near to a training image. NaN = untested.
         nearest: `[n]`, number of its nearest training image; -1 = untested.
         share: Share of the tested images with p at or below 0.05; 0.05 is what chance gives.
-        low: Lower 95 % limit of the share.
+        low: Lower 95 % limit of the share, over source patients.
         high: Upper limit.
         memorised: Whether the lower limit is above 0.15.
     """
@@ -90,25 +91,54 @@ def nearness(queries: Array, training: Array, forbidden: NDArray[np.bool_]) -> t
     return np.where(enough, near[:, 0] / np.maximum(rest, 1e-12), np.nan), np.where(enough, order[:, 0], -1)
 
 
-def calibrated(ratios: Array, nearest: NDArray[np.int64], reference: Sequence[Array]) -> Copied:
+def share_limits(hits: NDArray[np.bool_], owners: Sequence[str]) -> tuple[float, float]:
+    """Limits of a share of images of which several may come from one patient.
+
+    After Korn and Graubard (1998, Survey Methodology 24): Clopper and Pearson's limits at the number of independent
+    images n* = s (1 - s) / var(s) (t_{n-1} / t_{c-1})^2, with the share s, its variance between the c patients, and at
+    most n. Where all or none are hit, n* = c.
+
+    Args:
+        hits: Bool `[n]`.
+        owners: `[n]`, patient of each; empty = one of its own.
+
+    Returns:
+        Lower and upper 95 % limit.
+    """
+    n, share = len(hits), float(hits.mean())
+    clusters = np.unique([owner or f"\n{i}" for i, owner in enumerate(owners)], return_inverse=True)[1]
+    c = int(clusters.max()) + 1
+    variance = (np.bincount(clusters, hits - share) ** 2).sum() / n**2 * c / max(c - 1, 1)
+    effective = float(c)
+    if variance > 0 and c > 1:
+        upper = (1 + LEVEL) / 2
+        effective = min(n, share * (1 - share) / variance * (t.ppf(upper, n - 1) / t.ppf(upper, c - 1)) ** 2)
+    hit, tail = share * effective, (1 - LEVEL) / 2
+    low = beta.ppf(tail, hit, effective - hit + 1) if share > 0 else 0.0
+    high = beta.ppf(1 - tail, hit + 1, effective - hit) if share < 1 else 1.0
+    return float(low), float(high)
+
+
+def calibrated(ratios: Array, nearest: NDArray[np.int64], reference: Sequence[Array], owners: Sequence[str]) -> Copied:
     """Compare the images' ratios with those of held-out images.
 
     Args:
         ratios: `[n]` from `nearness`.
         nearest: `[n]` from `nearness`.
         reference: For each image the held-out images' ratios at the same place.
+        owners: Patient of each image's source; empty = none.
     """
     p = np.full(len(ratios), np.nan)
     for number, (ratio, others) in enumerate(zip(ratios, reference, strict=True)):
         known = others[~np.isnan(others)]
         if not np.isnan(ratio) and len(known):
             p[number] = (1 + (known <= ratio).sum()) / (1 + len(known))
-    tested = p[~np.isnan(p)]
-    if not len(tested):
+    tested = ~np.isnan(p)
+    if not tested.any():
         return Copied(p, nearest, float("nan"), float("nan"), float("nan"), False)
-    found = binomtest(int((tested <= ALPHA).sum()), len(tested))
-    limits = found.proportion_ci()
-    return Copied(p, nearest, float(found.statistic), float(limits.low), float(limits.high), limits.low > TOLERATED)
+    hits = p[tested] <= ALPHA
+    low, high = share_limits(hits, [owner for owner, kept in zip(owners, tested, strict=True) if kept])
+    return Copied(p, nearest, float(hits.mean()), low, high, low > TOLERATED)
 
 
 def compare_images(
@@ -135,7 +165,7 @@ def compare_images(
         vectors = pictures(training)
         ratios, nearest = nearness(pictures(synthetic), vectors, forbidden)
         reference = nearness(pictures(held_out), vectors, nobody)[0]
-        return calibrated(ratios, nearest, [reference] * len(ratios))
+        return calibrated(ratios, nearest, [reference] * len(ratios), owners)
     found, places = [], []
     for image, region, own in zip(synthetic, regions, forbidden, strict=True):
         if not region.any():
@@ -145,4 +175,4 @@ def compare_images(
         vectors = pictures(training, region)
         found.append(nearness(pictures(image[None], region), vectors, own[None]))
         places.append(nearness(pictures(held_out, region), vectors, nobody)[0])
-    return calibrated(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), places)
+    return calibrated(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), places, owners)

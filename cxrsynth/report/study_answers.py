@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cxrsynth.evaluation.memorisation import ALPHA, TOLERATED
 from cxrsynth.report.answers import Answer, interval, listing, number, percent, signed
 
 WORDS = ("helped", "did not help", "cannot tell")
@@ -71,6 +72,12 @@ def _sure(figures: dict[str, Any]) -> Answer:
             f"For single findings, differences below {number(min(detectable), 2)} to {number(max(detectable), 2)} "
             "of AUROC would not have been seen. "
         )
+    area = figures["arms"]["real"]["metrics"]["auroc"][-1]
+    if area["low"] is not None and area["low"] <= 0.5:
+        sentence += (
+            f"Trained on real images alone the classifier is not shown to be better than chance "
+            f"({interval(area['low'], area['high'], 3)}): train it longer, or on more images, to judge by it. "
+        )
     sentence += "Accuracy is no measure here: calling every finding absent scores " + percent(
         figures["arms"]["real"]["accuracy"]["all_absent_accuracy"], 1
     )
@@ -99,17 +106,20 @@ def _copied(figures: dict[str, Any]) -> Answer:
     question, found = "Are they copies of training images?", figures["memorisation"]
     if not found:
         return Answer(question, "not run", "No image could be compared.")
-    worst = any(row["memorised"] for row in found.values())
+    word = "nearer than by chance" if any((row["low"] or 0) > ALPHA for row in found.values()) else "no sign of it"
+    if any(row["memorised"] for row in found.values()):
+        word = "yes"
     parts = [
         f"{percent(row['share'])} of {row['images']} {kind} ({interval(row['low'], row['high'], shares=True)})"
         for kind, row in found.items()
         if row["share"] is not None
     ]
     sentence = (
-        f"Nearer to one training image than 95 % of held-out images are: {'; '.join(parts)}. By chance it is 5 %. "
-        "The source's own patient is left out: an edit keeps its anatomy by design."
+        f"Nearer to one training image than 95 % of held-out images are: {'; '.join(parts)}. By chance it is 5 %; "
+        f"copying is said where the interval lies above {percent(TOLERATED)}. The source's own patient is left out: "
+        "an edit keeps its anatomy by design."
     )
-    return Answer(question, "yes" if worst else "no sign of it", sentence)
+    return Answer(question, word, sentence)
 
 
 def _alike(figures: dict[str, Any]) -> Answer:

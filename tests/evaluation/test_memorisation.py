@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
+from scipy.stats import binomtest
 
-from cxrsynth.evaluation.memorisation import compare_images, nearness, pictures
+from cxrsynth.evaluation.memorisation import compare_images, nearness, pictures, share_limits
 
 
 def films(count: int, seed: int, size: int = 24) -> torch.Tensor:
@@ -63,3 +65,24 @@ def test_nearness_is_a_ratio_of_distances():
     assert nearest[0] == 1
     assert np.isnan(nearness(query, training, np.array([[True, True, False, False]]))[0][0])
     assert pictures(torch.full((1, 1, 9, 9), 0.5)).tolist() == [[0.0] * 576]
+
+
+def test_a_shares_limits_count_patients():
+    hits = np.arange(60) < 9
+    alone = binomtest(9, 60).proportion_ci()
+    own = share_limits(hits, [""] * 60)
+    assert own == pytest.approx((alone.low, alone.high), abs=0.005)
+    # Four images of each patient, alike: they say no more than one of each.
+    assert share_limits(np.repeat(hits, 4), np.repeat([f"p{i}" for i in range(60)], 4)) == pytest.approx(own, abs=0.01)
+    assert share_limits(np.zeros(60, bool), [""] * 60) == pytest.approx((0, binomtest(0, 60).proportion_ci().high))
+    assert share_limits(np.ones(8, bool), ["a"] * 4 + ["b"] * 4)[0] < share_limits(np.ones(8, bool), [""] * 8)[0]
+
+
+def test_the_limits_hold_the_true_share_of_clustered_images():
+    draw, held, runs = np.random.default_rng(0), 0, 400
+    owners = np.repeat([f"p{i}" for i in range(40)], 4)
+    for _ in range(runs):
+        patient = np.repeat(draw.beta(0.5, 4.5, 40), 4)  # 10 % on average, alike within a patient
+        low, high = share_limits(draw.random(160) < patient, owners)
+        held += low <= 0.1 <= high
+    assert held / runs >= 0.93
