@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from cxrsynth.ops import warp
+
 COARSE, FINE = 32, 64  # pixels a side of the images that the affine map is found on
 STARTS = tuple(
     (zoom, shift) for zoom in (0.0, -0.2, 0.2) for shift in (0.0, -0.2, 0.2)
 )  # log scale, shift down / half image
 KEPT = 3  # starts that are followed after the first steps
-SETTLED = 1e-3  # largest change of the map, in half images, at which it is found
+SETTLED = 0.01  # largest change of the map, in half images, at which it is found: Demons does the rest
 MIN_OVERLAP = 0.6  # share of the image below which an affine start is marked down
 
 
@@ -50,25 +52,29 @@ def local_contrast(image: Tensor, reach: float = 0.1) -> Tensor:
 
     Args:
         image: `[B, 1, H, W]` in [0, 1].
-        reach: Standard deviation of the Gaussian neighbourhood, as a share of the longer side.
+        reach: Standard deviation of the neighbourhood, all but a Gaussian, as a share of the longer side.
 
     Returns:
         `[B, 1, H, W]`, about -3 to 3.
     """
     out = torch.empty_like(image)
+    sigma = reach * max(image.shape[-2:])
     for i in range(len(image)):
         values = np.nan_to_num(image[i, 0].detach().cpu().double().numpy(), posinf=0.0, neginf=0.0)
         exposed = (ndimage.gaussian_filter(values, 1.0) > 0.03).astype(np.float64)
-
-        def mean(
-            x: np.ndarray, weight: np.ndarray = exposed, sigma: float = reach * max(image.shape[-2:])
-        ) -> np.ndarray:
-            near = {"sigma": sigma, "mode": "nearest", "truncate": 3.0}
-            return ndimage.gaussian_filter(weight * x, **near) / (ndimage.gaussian_filter(weight, **near) + 1e-3)
-
-        centred = values - mean(values)
-        out[i, 0] = torch.from_numpy(exposed * centred / np.sqrt(mean(centred**2) + 1e-3)).to(out)
+        share = _around(exposed, sigma) + 1e-3
+        centred = values - _around(exposed * values, sigma) / share
+        spread = _around(exposed * centred**2, sigma) / share
+        out[i, 0] = torch.from_numpy(exposed * centred / np.sqrt(spread + 1e-3)).to(out)
     return out
+
+
+def _around(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Means of the neighbourhood: three boxes of variance sigma^2 / 3 each, in a time that forgets their size."""
+    side = max(round(np.sqrt(4 * sigma**2 + 1)), 1)
+    for _ in range(3):
+        x = ndimage.uniform_filter(x, side, mode="nearest")
+    return x
 
 
 def affine_start(moving: Tensor, fixed: Tensor) -> Tensor:
@@ -89,10 +95,9 @@ def affine_start(moving: Tensor, fixed: Tensor) -> Tensor:
     fields = []
     for i in range(len(fixed)):
         coarse, fine = ((_small(moving[i], size), _small(fixed[i], size)) for size in (COARSE, FINE))
-        starts = [np.array([[np.exp(zoom), 0, 0], [0, np.exp(zoom), shift]]) for zoom, shift in STARTS]
-        tried = sorted((_gauss_newton(*coarse, a, 4) for a in starts), key=lambda result: -result[0])
-        _, best = max((_gauss_newton(*coarse, a, 8) for _, a in tried[:KEPT]), key=lambda result: result[0])
-        _, a = _gauss_newton(*fine, best, 20)
+        starts = np.array([[[np.exp(zoom), 0, 0], [0, np.exp(zoom), shift]] for zoom, shift in STARTS])
+        followed = _gauss_newton(*coarse, _gauss_newton(*coarse, starts, 4)[:KEPT], 8)
+        a = _gauss_newton(*fine, followed[:1], 20)[0]
         u = (a[0, 0] * x + a[0, 1] * y + a[0, 2] - x) * width / 2
         v = (a[1, 0] * x + a[1, 1] * y + a[1, 2] - y) * height / 2
         fields.append(torch.from_numpy(np.stack([u, v])))
@@ -110,47 +115,50 @@ def _small(image: Tensor, size: int) -> np.ndarray:
     return np.nan_to_num(small[0, 0].numpy())
 
 
-def _gauss_newton(moving: np.ndarray, fixed: np.ndarray, a: np.ndarray, iterations: int) -> tuple[float, np.ndarray]:
-    """Refines p -> a [x, y, 1] in coordinates of [-1, 1]; returns the best correlation met and its matrix.
+def _gauss_newton(moving: np.ndarray, fixed: np.ndarray, starts: np.ndarray, iterations: int) -> np.ndarray:
+    """Refines maps p -> a [x, y, 1] in coordinates of [-1, 1], side by side.
 
     Each step solves (J'J + D) da = J' d, with d the difference after `fixed` has been given the mean and spread of the
-    warped image, J its derivative by a, and D a hundredth of J'J's diagonal.
+    warped image, J its derivative by a, and D a hundredth of J'J's diagonal; all over the pixels that fall inside.
+
+    Args:
+        moving: `[n, n]`.
+        fixed: `[n, n]`.
+        starts: `[S, 2, 3]`.
+        iterations: At most; a map that settles or leaves the image stops by itself.
+
+    Returns:
+        `[S, 2, 3]`: of each start the map that correlated best on its way, the best one first.
     """
     n = len(fixed)
-    x, y = _grid(n, n)
+    x, y = (axis.ravel() for axis in _grid(n, n))
     slope_y, slope_x = np.gradient(moving, 2 / n)
-    images = np.stack([moving, slope_x, slope_y])
-    best = (-2.0, a)
+    images = torch.from_numpy(np.stack([moving, slope_x, slope_y])[None])
+    best, best_a, a, going = np.full(len(starts), -2.0), starts.copy(), starts.copy(), np.arange(len(starts))
     for _ in range(iterations):
-        at = [((a[k, 0] * x + a[k, 1] * y + a[k, 2] + 1) * n - 1) / 2 for k in (1, 0)]
-        inside = (at[0] >= 0) & (at[0] <= n - 1) & (at[1] >= 0) & (at[1] <= n - 1)
-        if inside.mean() < MIN_OVERLAP / 2:
+        to = a[going, :, :1] * x + a[going, :, 1:2] * y + a[going, :, 2:]  # [S, 2, n n]
+        inside = (np.abs(to) <= 1 - 1 / n).all(1)
+        overlap = inside.mean(1)
+        weight = inside / np.maximum(inside.sum(1, keepdims=True), 1)
+        displacement = torch.from_numpy(((to - np.stack([x, y])) * n / 2).reshape(-1, 2, n, n))
+        warped, wx, wy = warp(images.repeat(len(to), 1, 1, 1), displacement).flatten(2).numpy().swapaxes(0, 1)
+        w_mean, f_mean = ((weight * image).sum(1, keepdims=True) for image in (warped, fixed.ravel()))
+        w, f = warped - w_mean, fixed.ravel() - f_mean
+        w_spread, f_spread = (np.sqrt((weight * image**2).sum(1, keepdims=True)) for image in (w, f))
+        kept = (overlap >= MIN_OVERLAP / 2) & (w_spread[:, 0] > 0) & (f_spread[:, 0] > 0)
+        going, inside, overlap, weight, wx, wy, w, f, w_spread, f_spread = (
+            each[kept] for each in (going, inside, overlap, weight, wx, wy, w, f, w_spread, f_spread)
+        )
+        if not len(going):
             break
-        warped, wx, wy = _sample(images, at[0][inside], at[1][inside])
-        goal = fixed[inside]
-        spread, goal_spread = warped.std(), goal.std()
-        if spread == 0 or goal_spread == 0:
-            break
-        goal = (goal - goal.mean()) / goal_spread
-        correlation = (goal * (warped - warped.mean())).mean() / spread * min(1.0, inside.mean() / MIN_OVERLAP)
-        best = max(best, (float(correlation), a), key=lambda result: result[0])
-        px, py = x[inside], y[inside]
-        j = np.stack([wx * px, wx * py, wx, wy * px, wy * py, wy])
-        hessian = np.einsum("in,jn->ij", j, j)  # not BLAS, whose sums depend on its threads
-        hessian += np.diag(0.01 * np.diag(hessian) + 1e-12)
-        step = np.linalg.solve(hessian, np.einsum("in,n->i", j, goal * spread + warped.mean() - warped)).reshape(2, 3)
-        a = a + step
-        if np.abs(step).max() < SETTLED:
-            break
-    return best
-
-
-def _sample(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Images `[3, n, n]` at positions inside them, bilinear, `[3, P]`."""
-    n = images.shape[-1]
-    top, left = (np.minimum(position.astype(np.int64), n - 2) for position in (rows, columns))
-    down, right = rows - top, columns - left
-    flat, first = images.reshape(len(images), -1), top * n + left
-    upper = flat[:, first] * (1 - right) + flat[:, first + 1] * right
-    lower = flat[:, first + n] * (1 - right) + flat[:, first + n + 1] * right
-    return upper * (1 - down) + lower * down
+        correlation = (weight * w * f).sum(1) / (w_spread * f_spread)[:, 0] * np.minimum(1.0, overlap / MIN_OVERLAP)
+        better = correlation > best[going]
+        best[going[better]], best_a[going[better]] = correlation[better], a[going[better]]
+        j = np.stack([wx * x, wx * y, wx, wy * x, wy * y, wy], axis=1) * inside[:, None]
+        hessian = np.einsum("sin,sjn->sij", j, j)  # not BLAS, whose sums depend on its threads
+        hessian += np.eye(6) * (0.01 * hessian + 1e-12)
+        slope = np.einsum("sin,sn->si", j, f / f_spread * w_spread - w)
+        step = np.linalg.solve(hessian, slope[..., None]).reshape(-1, 2, 3)
+        a[going] += step
+        going = going[np.abs(step).max((1, 2)) >= SETTLED]
+    return best_a[np.argsort(-best, kind="stable")]
