@@ -88,6 +88,11 @@ def is_no_finding(name: str) -> bool:
     return _key(name) in _NO_FINDING_KEYS
 
 
+def is_device(name: str) -> bool:
+    """Whether a label says that a device is seen ("Support Devices", in any spelling), which is no disease."""
+    return _GROUP.get(_key(name)) == _GROUP[_key("Support devices")]
+
+
 def find(name: str, findings: Sequence[str]) -> str | None:
     """The member of `findings` that `name` means, or None. Case, blanks, `_` and `-` do not matter."""
     key = _key(name)

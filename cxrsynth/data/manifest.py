@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cxrsynth.data.labels import LABEL_SPACES, canonical, find, is_no_finding
+from cxrsynth.data.labels import LABEL_SPACES, canonical, find, is_device, is_no_finding
 from cxrsynth.errors import UserError, first_line
 from cxrsynth.files import inside, write_bytes
 
@@ -103,6 +103,15 @@ class Manifest:
             names = split_labels(cell)
             known[cell] = bool(names) and all(map(is_no_finding, names))
         return np.array([known[cell] for cell in self.table.labels.tolist()], bool)
+
+    @property
+    def ill(self) -> np.ndarray:
+        """Float `[N]`: 1 where a label names a disease, 0 where `healthy`, else NaN (nothing said, devices alone)."""
+        known = {}
+        for cell in set(self.table.labels):
+            diseases = [name for name in split_labels(cell) if not is_no_finding(name) and not is_device(name)]
+            known[cell] = 1.0 if diseases else np.nan
+        return np.where(self.healthy, 0.0, [known[cell] for cell in self.table.labels.tolist()])
 
     def __len__(self) -> int:
         return len(self.table)

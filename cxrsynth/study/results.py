@@ -308,8 +308,8 @@ def _external(
         return None
     tables = {name: arms[name].tables("external") for name in dict.fromkeys(("real", strongest, primary))}
     labels = Manifest.load(manifest)
-    healthy = dict(zip(labels.table["image_id"], labels.healthy, strict=True))
-    ill = {name: [ill_or_healthy(table, healthy) for table in of_arm] for name, of_arm in tables.items()}
+    known = dict(zip(labels.table["image_id"], labels.ill, strict=True))
+    ill = {name: [ill_or_healthy(table, known) for table in of_arm] for name, of_arm in tables.items()}
     table = tables["real"][0]
     rows = []
     for kind, names in ((tables, [*finding_names(table), "mean"]), (ill, [ILL])):
@@ -323,13 +323,13 @@ def _external(
     return {"images": len(table), "patients": table["patient_id"].nunique(), "rows": rows}
 
 
-def ill_or_healthy(table: pd.DataFrame, healthy: dict[str, bool]) -> pd.DataFrame:
+def ill_or_healthy(table: pd.DataFrame, ill: dict[str, float]) -> pd.DataFrame:
     """A prediction table of one finding, `ILL`: that not every finding is absent, taken as independent.
 
     Args:
         table: A prediction table.
-        healthy: Whether the labels of an image say that nothing was found; other images are ill, whatever they show.
+        ill: Of every image 1, 0 or NaN (see `Manifest.ill`).
     """
     absent = np.prod([1 - table[f"{finding}_prob"] for finding in finding_names(table)], axis=0)
-    true = [float(not healthy[image_id]) for image_id in table["image_id"]]
+    true = [ill[image_id] for image_id in table["image_id"]]
     return table[["image_id", "patient_id", "split"]].assign(**{f"{ILL}_prob": 1 - absent, f"{ILL}_true": true})

@@ -34,6 +34,13 @@ def test_healthy_needs_an_explicit_label_and_no_finding_beside_it(archive):
     assert manifest.healthy.tolist() == [False, True, False, True, False, False]
 
 
+def test_ill_is_neither_what_nobody_said_nor_a_device(archive):
+    labels = ["Mass", "No Finding", "No Finding|Mass", "", "Support Devices", "support_device|Edema"]
+    rows = [{"image_id": str(number), "labels": cell, "view": "PA", "site": "x"} for number, cell in enumerate(labels)]
+    rows.append({"image_id": "unsure", "labels": "", "unknown": "Mass", "view": "PA", "site": "x"})
+    np.testing.assert_equal(Manifest.load(archive(rows)).ill, [1, 0, 1, np.nan, np.nan, 1, np.nan])
+
+
 def test_select_keeps_findings_and_filters_boxes(archive):
     path = archive(ROWS)
     pd.DataFrame(

@@ -76,6 +76,6 @@ def test_any_disease_is_that_not_every_finding_is_absent():
     table = pd.DataFrame({"image_id": ["a", "b"], "patient_id": ["p", "q"], "split": "external",
                           "Effusion_prob": [0.5, 0.1], "Effusion_true": [np.nan, 0.0],
                           "Nodule_prob": [0.2, 0.0], "Nodule_true": [np.nan, 0.0]})  # fmt: skip
-    ill = ill_or_healthy(table, {"a": False, "b": True})
+    ill = ill_or_healthy(table, {"a": 1.0, "b": 0.0})
     assert ill[f"{ILL}_prob"].tolist() == pytest.approx([0.6, 0.1])
     assert ill[f"{ILL}_true"].tolist() == [1, 0]
