@@ -12,7 +12,7 @@ using Pointer = std::uintptr_t;
 
 namespace {
 
-constexpr int interface = 3;  // raised with every change that cxrsynth/ops/extension.py must know of
+constexpr int interface = 4;  // raised with every change that cxrsynth/ops/extension.py must know of
 
 template <class T> T* to(Pointer pointer) { return reinterpret_cast<T*>(pointer); }
 
@@ -62,6 +62,11 @@ void norm_silu(Pointer x, Pointer weight, Pointer bias, Pointer shift, Pointer o
                       groups, eps, half}, threads);
 }
 
+void winograd(Pointer image, Pointer bias, Pointer points, int first, int rows, int height, int width, int channels, size_t stride,
+              bool forward, int threads) {
+  cxr::winograd_cpu({to<float>(image), to<float>(bias), to<float>(points), first, rows, height, width, channels, stride}, forward, threads);
+}
+
 template <class T> void define(py::module_& m, const std::string& type) {
   const py::call_guard<py::gil_scoped_release> unlocked;
   m.def(("demons_" + type).c_str(), &demons<T>, unlocked);
@@ -100,6 +105,7 @@ PYBIND11_MODULE(_kernels, m) {
       .def_readwrite("fluid", &cxr::DemonsOptions::fluid)
       .def_readwrite("tolerance", &cxr::DemonsOptions::tolerance);
   m.def("norm_silu", &norm_silu, py::call_guard<py::gil_scoped_release>());
+  m.def("winograd", &winograd, py::call_guard<py::gil_scoped_release>());
   define<float>(m, "float32");
   define<double>(m, "float64");
 }

@@ -60,6 +60,19 @@ struct NormBatch {
 
 void norm_silu_cpu(const NormBatch& in, int threads);
 
+// Channels-last images [B,H,W,C], and the 36 points of tiles of 4 x 4 of their pixels [36,rows * tiles a row,C], `stride` apart, of
+// `rows` rows of tiles from the row `first` of the whole batch; C is a multiple of 16. Winograd's transform to the points, of pixels
+// with one ring around, or from them to pixels, `bias` [C] added.
+struct TileBatch {
+  float* image;
+  const float* bias;                             // null on the way to the points
+  float* points;
+  int first, rows, height, width, channels;
+  size_t stride;
+};
+
+void winograd_cpu(const TileBatch& in, bool forward, int threads);
+
 enum Mode : int { bilinear = 0, nearest = 1 };
 
 template <class T> struct WarpImages {

@@ -5,6 +5,7 @@
 #include "cpu/norm_image.h"
 #include "cpu/row_kernels.h"
 #include "cpu/warp_row.h"
+#include "cpu/winograd_tiles.h"
 
 namespace cxr {
 namespace {
@@ -105,7 +106,9 @@ template <class T> constexpr RowKernels<T> table() {
           weighted_sums<T>,
           weighted_rows<T>,
           jacobian_row<T>,
-          norm_silu};
+          norm_silu,
+          tiles_to_points,
+          tiles_from_points};
 }
 
 }  // namespace

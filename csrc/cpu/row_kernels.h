@@ -63,6 +63,17 @@ struct NormImage {
   float* scratch;                   // [3, channels]
 };
 
+// One row of Winograd's tiles of 4 x 4 pixels of a channels-last image (see winograd_tiles.h); the last may reach beyond it.
+struct TileRow {
+  float* image;                     // [height, width, channels]; read on the way to points, written on the way from them
+  const float* bias;                // [channels], added to what is written
+  float* points;                    // [36, tiles, channels] of this row of tiles
+  int height, width;
+  int y;                            // first row of the tiles
+  int channels;                     // a multiple of 16
+  size_t stride;                    // from one point to the next
+};
+
 // The smaller one; NaN if either is.
 template <class T> T smaller(T a, T b) { return a < b || a != a ? a : b; }
 
@@ -80,6 +91,8 @@ template <class T> struct RowKernels {
   void (*weighted_rows)(const T* const* rows, const T* weights, int count, int n, T* out);
   T (*jacobian)(const JacobianRow<T>&);     // the smallest determinant
   void (*norm_silu)(const NormImage&);      // of floats and bfloat16, whatever T
+  void (*tiles_to_points)(const TileRow&);  // of floats, whatever T, as the next
+  void (*tiles_from_points)(const TileRow&);
 };
 
 // The kernels in use: the best of this machine, or the path chosen by set_path.

@@ -33,6 +33,7 @@ class VelocityDiT(nn.Module):
         recompute: Keep no activations inside the blocks and compute them again on the way back (less memory, slower).
         state_channels: Channels of the state.
         spread: Its standard deviation.
+        clock: See `Preconditioned`.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class VelocityDiT(nn.Module):
         recompute: bool = False,
         state_channels: int = 1,
         spread: float = 0.5,
+        clock: float = 1000.0,
     ):
         super().__init__()
         self.bf16, self.recompute, self.multiple = bf16, recompute, patch
-        self.parametrisation = Preconditioned(spread)
+        self.parametrisation = Preconditioned(spread, clock)
         self.patches = nn.Conv2d(state_channels + 3, dim, patch, patch)  # and the region, and two coordinates
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads) for _ in range(depth))

@@ -40,11 +40,13 @@ def build_field(
     pretrained: Mapping[str, Any] | None = None,
     weights: Mapping[str, Tensor] | None = None,
     tuning: str = "full",
+    clock: float = 1000.0,
 ) -> VelocityUNet | VelocityDiT:
     """A velocity field; see `VelocityUNet` and `VelocityDiT` for most of the arguments.
 
-    It lives in `space` (None = pixels). With `pretrained`, what `read_unet` keeps of a published network, it has that
-    one's sizes, begins with `weights`, unless there are none, and learns as `tune` says.
+    It lives in `space` (None = pixels); `clock` is that of `Preconditioned`. With `pretrained`, what `read_unet` keeps
+    of a published network, it has that one's sizes, begins with `weights`, unless there are none, and learns as `tune`
+    says.
 
     Raises:
         UserError: An unknown network or tuning, a published network in other than a UNet's place, or a size that the
@@ -53,6 +55,8 @@ def build_field(
     space = space or Pixels()
     if network not in NETWORKS:
         raise UserError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
+    if clock <= 0:
+        raise UserError(f"clock is {clock}; give a number above 0, such as 20 or 1000")
     told: dict[str, Any] = {
         **{"bf16": bf16, "fields": fields, "views": views, "text": text, "recompute": recompute},
         "state_channels": space.channels,
@@ -67,14 +71,14 @@ def build_field(
             start_from_published(field, weights, pretrained["path"])
         tune(field, tuning)
     elif network == "unet":
-        told["parametrisation"] = Preconditioned(space.spread)
+        told["parametrisation"] = Preconditioned(space.spread, clock)
         field = VelocityUNet(
             findings, channels, attention, num_res_blocks, head_channels, norm_groups, patch=patch, **told
         )
     else:
         if dim % 4 or dim % num_heads:
             raise UserError(f"dim is {dim} with num_heads {num_heads}; give a multiple of both 4 and num_heads")
-        field = VelocityDiT(findings, dim, depth, num_heads, patch, **told, spread=space.spread)
+        field = VelocityDiT(findings, dim, depth, num_heads, patch, **told, spread=space.spread, clock=clock)
     multiple = field.multiple * space.reduction
     if size % multiple:
         raise UserError(f"size is {size}; this network paints multiples of {multiple} pixels")

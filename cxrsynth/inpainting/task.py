@@ -55,6 +55,8 @@ class InpaintingTask(L.LightningModule):
         depth: Number of blocks.
         num_heads: Attention heads.
         patch: Side of the pixel blocks that the network sees as one position.
+        clock: What the network is told at t = 1 (see `Preconditioned`); published networks keep their own. A `start`
+            of another clock has to learn the time again, some hundred steps.
         bf16: Compute in bfloat16.
         recompute: Gradient checkpointing: less memory, slower steps.
         latent: An autoencoder's file, or `path` with `scale` or `norm_groups`: the flow then runs on its latents (see
@@ -112,6 +114,7 @@ class InpaintingTask(L.LightningModule):
         depth: int = 6,
         num_heads: int = 6,
         patch: int = 1,
+        clock: float = 1000.0,
         bf16: bool = False,
         recompute: bool = False,
         latent: str | dict[str, Any] | None = None,
@@ -183,6 +186,7 @@ class InpaintingTask(L.LightningModule):
             depth=depth,
             num_heads=num_heads,
             patch=patch,
+            clock=clock,
             bf16=bf16,
             fields=fields,
             views=len(views),
