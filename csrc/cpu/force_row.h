@@ -16,10 +16,11 @@ template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
     Direction<Vector<T, N>> towards;
   };
 
-  template <int N> CXR_HD Pixels<N> look(int x) const {
+  template <int N, bool FLAT = false> CXR_HD Pixels<N> look(int x) const {  // FLAT: the fixed image has no slope in x
     using V = Vector<T, N>;
     const V w = load<N>(a.w + x), d = load<N>(a.r + x) - w;
-    const V Rx = load<N>(a.r + x + 1) - load<N>(a.r + x - 1), Ry = load<N>(a.r_below + x) - load<N>(a.r_above + x);
+    const V Rx = FLAT ? V{} : load<N>(a.r + x + 1) - load<N>(a.r + x - 1);
+    const V Ry = load<N>(a.r_below + x) - load<N>(a.r_above + x);
     V Wx{}, Wy{};
     if (F != thirion) {
       const V w_left = load<N>(a.w + x - 1), w_right = load<N>(a.w + x + 1);
@@ -80,11 +81,28 @@ template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
   }
 };
 
-template <class T, int F, bool ITK> Sums force_row(const ForceRow<T>& args) {
+// A pixel once more, without a slope in x; the square of its update. Not inlined: it is rare, and so leaves the loop as it is.
+template <class T, int F, bool MASKED> __attribute__((noinline)) double move_flat(const ForceRow<T>& a, int x) {
+  const ForceOf<T, F, true, MASKED> row{a};
+  typename ForceOf<T, F, true, MASKED>::template Totals<1> totals;
+  row.template move<1>(x, row.template look<1, true>(x), totals);
+  return double(totals.change);
+}
+
+template <class T, int F, bool ITK, bool MASKED> CXR_HD Sums whole_row(const ForceRow<T>& args) {
   const ForceRow<T> a = args;  // a copy, which no store can change
-  constexpr int n = register_bytes / sizeof(T);
-  return a.mask ? ForceOf<T, F, ITK, true>{a}.template columns<n>(0, a.width)
-                : ForceOf<T, F, ITK, false>{a}.template columns<n>(0, a.width);
+  const ForceOf<T, F, ITK, MASKED> row{a};
+  Sums sums = row.template columns<register_bytes / sizeof(T)>(0, a.width);
+  // ITK: the neighbours of the first and of the last pixel are one value. If it is NaN or infinite, `columns` took their
+  // difference for NaN, not 0, and left the pixel unmoved.
+  const T first = a.r[1], last = a.r[a.width];
+  if (ITK && first - first != T(0)) sums.update += move_flat<T, F, MASKED>(args, 0);
+  if (ITK && last - last != T(0)) sums.update += move_flat<T, F, MASKED>(args, a.width - 1);
+  return sums;
+}
+
+template <class T, int F, bool ITK> Sums force_row(const ForceRow<T>& args) {
+  return args.mask ? whole_row<T, F, ITK, true>(args) : whole_row<T, F, ITK, false>(args);
 }
 
 }  // namespace

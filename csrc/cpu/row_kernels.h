@@ -75,7 +75,7 @@ struct TileRow {
 };
 
 // The smaller one; NaN if either is.
-template <class T> T smaller(T a, T b) { return a < b || a != a ? a : b; }
+template <class T> CXR_HD T smaller(T a, T b) { return a < b || a != a ? a : b; }
 
 template <class T> struct RowKernels {
   void (*warp)(const WarpRow<T>&);          // bilinear

@@ -121,7 +121,7 @@ template <class T> class Sweep {
 
   void force(int y) {
     const bool fluid = !fluid_.empty(), border = options_.itk && (y == 0 || y == level_.height - 1);
-    const T *r_above = fixed(y - 1), *r_below = border ? r_above : fixed(y + 1);
+    const T *r_above = fixed(border ? y : y - 1), *r_below = fixed(border ? y : y + 1);
     const T* w_above = options_.itk && y == 0 ? outside_.data() : warped(y - 1);
     const T* w_below = options_.itk && y == level_.height - 1 ? outside_.data() : warped(y + 1);
     const Sums row = kernels_.force[options_.force][options_.itk](

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cxrsynth.ops import demons, warp
+from cxrsynth.ops import demons, demons_reference, warp
 from cxrsynth.ops.extension import kernels
 from cxrsynth.registration.field import jacobian_determinant, smallest_jacobian
 
@@ -65,6 +65,23 @@ def test_a_mask_and_odd_widths_change_no_bit(on_each_path, force, width):
     found = on_each_path(lambda: demons(moving, fixed, iterations=(3,), shrink=(1,), force=force, mask=mask)[0])
     for result in found.values():
         assert torch.equal(result, found["portable"])
+
+
+@pytest.mark.parametrize("force", ["two_force", "esm", "thirion"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("row", "column"), [(4, 1), (4, -2), (1, 7), (-2, 7)])
+@pytest.mark.parametrize("width", [31, 40])
+def test_itks_border_has_no_slope_beside_what_is_not_finite(on_each_path, force, value, row, column, width):
+    moving, fixed = (image.double() for image in images(20, width))
+    fixed[..., row, column] = value
+    mask = torch.ones_like(fixed)
+    options = {"force": force, "kernel": "itk", "iterations": (3,), "shrink": (1,)}
+    expected = demons_reference(moving, fixed, **options)
+    found = on_each_path(lambda: [demons(moving, fixed, **options), demons(moving, fixed, mask=mask, **options)])
+    for results in found.values():
+        for result in results:
+            for ours, theirs in zip(result, expected, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
