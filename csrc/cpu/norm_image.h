@@ -1,4 +1,4 @@
-// Group normalisation and SiLU of one image whose channels lie together, in one call.
+// Group normalisation and SiLU of one image whose channels lie together, or of some of its groups, in one call.
 #pragma once
 
 #include <cmath>
@@ -56,14 +56,15 @@ template <int V, class Body> CXR_HD void by_channels(int k, int channels, const 
 }
 
 // sums[channel] = sum over the pixels of x, or of (x + offset)^2.
-template <bool SQUARE, class E> void sum_pixels(const E* x, long pixels, int channels, const float* offset, float* sums) {
-  by_channels<4>(0, channels, [&](int k, auto count) {
+template <bool SQUARE, class E> void sum_pixels(const NormImage& a, const float* offset, float* sums) {
+  const E* x = static_cast<const E*>(a.x);
+  by_channels<4>(0, a.channels, [&](int k, auto count) {
     constexpr int V = decltype(count)::value;
     NormVec sum[V] = {}, add[V];
     for (int j = 0; j < V; ++j) add[j] = SQUARE ? get(offset + k + j * norm_lanes) : NormVec{};
-    for (long i = 0; i < pixels; ++i) {
+    for (long i = 0; i < a.pixels; ++i) {
       for (int j = 0; j < V; ++j) {
-        const NormVec v = get(x + i * channels + k + j * norm_lanes), d = v + add[j];
+        const NormVec v = get(x + i * a.stride + k + j * norm_lanes), d = v + add[j];
         sum[j] += SQUARE ? d * d : v;
       }
     }
@@ -85,12 +86,12 @@ template <class E> void norm_silu_of(const NormImage& a) {
       use(g, total / (double(a.pixels) * of_group));
     }
   };
-  sum_pixels<false>(x, a.pixels, c, nullptr, sums);
+  sum_pixels<false, E>(a, nullptr, sums);
   for (int k = 0; a.shift && k < c; ++k) sums[k] += float(a.pixels) * a.shift[k];
   of_groups([&](int g, double mean) {
     for (int k = g * of_group; k < (g + 1) * of_group; ++k) offset[k] = (a.shift ? a.shift[k] : 0.0f) - float(mean);
   });
-  sum_pixels<true>(x, a.pixels, c, offset, sums);
+  sum_pixels<true, E>(a, offset, sums);
   of_groups([&](int g, double variance) {
     const float inverse = float(1 / std::sqrt(variance + a.eps));
     for (int k = g * of_group; k < (g + 1) * of_group; ++k) scale[k] = inverse * a.weight[k];
@@ -101,10 +102,10 @@ template <class E> void norm_silu_of(const NormImage& a) {
       NormVec v[V];
       for (int j = 0; j < V; ++j) {
         const int at = k + j * norm_lanes;
-        v[j] = (get(x + i * c + at) + get(offset + at)) * get(scale + at) + get(a.bias + at);
+        v[j] = (get(x + i * a.stride + at) + get(offset + at)) * get(scale + at) + get(a.bias + at);
       }
       silu(v);
-      for (int j = 0; j < V; ++j) put(out + i * c + k + j * norm_lanes, v[j]);
+      for (int j = 0; j < V; ++j) put(out + i * a.stride + k + j * norm_lanes, v[j]);
     }
   });
 }

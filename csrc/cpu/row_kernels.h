@@ -51,6 +51,7 @@ template <class T> struct JacobianRow {
   T down;                           // 1 / rows from the one above to the one below
 };
 
+// Some or all channels of an image, all of their groups.
 struct NormImage {
   const void* x;                    // [pixels, channels], float or bfloat16
   const float *weight, *bias;       // [channels]
@@ -58,6 +59,7 @@ struct NormImage {
   void* out;                        // as x
   long pixels;
   int channels, groups;             // channels: a multiple of 16
+  int stride;                       // from pixel to pixel, in x and in out
   double eps;
   bool half;                        // x and out are bfloat16
   float* scratch;                   // [3, channels]

@@ -14,7 +14,9 @@ def norm_silu(
 ) -> Tensor:
     """`silu(group_norm(x + shift))`, computed in float32.
 
-    torch's own layers take four to seven times as long in bfloat16, twice in float32 (`benchmarks/results/norm.txt`).
+    On one thread torch's own layers take four to seven times as long in bfloat16, twice in float32
+    (`benchmarks/results/norm.txt`). Threads share images, and groups where there are fewer images than threads; their
+    number changes no bit.
 
     Args:
         x: `[B, C, H, W]`, floating point.

@@ -26,12 +26,25 @@ def ran(monkeypatch):
     return calls
 
 
-@pytest.fixture(params=kernels().usable_paths())
-def path(request):
+@pytest.fixture
+def set_path():
+    """`set_path` of the kernels; afterwards the path is as before."""
     best = kernels().current_path()
-    kernels().set_path(request.param)
-    yield request.param
+    yield kernels().set_path
     kernels().set_path(best)
+
+
+@pytest.fixture(params=kernels().usable_paths())
+def path(request, set_path):
+    set_path(request.param)
+
+
+@pytest.fixture
+def threads():
+    """`torch.set_num_threads`; afterwards their number is as before."""
+    count = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(count)
 
 
 @torch.no_grad()
@@ -52,22 +65,20 @@ def test_it_is_the_two_layers(path, ran, channels, groups):
 @torch.no_grad()
 def test_bfloat16_is_rounded_once(path, ran):
     x, weight, bias, shift = example(dtype=torch.bfloat16)
+    found = norm_silu(x, 8, weight, bias, 1e-5, shift)
     exact = norm_silu_reference(x.float(), 8, weight, bias, 1e-5, shift)
-    found = norm_silu(x, 8, weight.bfloat16().float(), bias, 1e-5, shift)
-    exact = norm_silu_reference(x.float(), 8, weight.bfloat16().float(), bias, 1e-5, shift)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact, atol=2**-20, rtol=2**-8)  # half a unit of the last place
     assert len(ran) == 1
 
 
 @torch.no_grad()
-def test_all_paths_give_nearly_the_same(ran):
+def test_all_paths_give_the_same_bits(ran, set_path):
     x, weight, bias, shift = example(64)
-    best, results = kernels().current_path(), []
+    results = []
     for name in kernels().usable_paths():
-        kernels().set_path(name)
+        set_path(name)
         results.append(norm_silu(x, 8, weight, bias, 1e-5, shift))
-    kernels().set_path(best)
     assert all(torch.equal(result, results[0]) for result in results)
     assert len(ran) == len(results)
 
@@ -90,12 +101,19 @@ def test_hard_numbers():
     assert not found[1, 4:].any()
 
 
-def test_one_image_does_not_depend_on_its_batch_or_the_threads():
-    x, weight, bias, shift = example(32, shape=(4, 9, 8))
-    with torch.no_grad():
-        whole = norm_silu(x, 8, weight, bias, 1e-5, shift)
-        one = norm_silu(x[2:3].contiguous(memory_format=torch.channels_last), 8, weight, bias, 1e-5, shift[2:3])
-    assert torch.equal(whole[2:3], one)
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "groups"), [(32, 8), (96, 8), (96, 96), (160, 10), (64, 1)])
+def test_one_image_does_not_depend_on_its_batch_or_the_threads(ran, threads, dtype, channels, groups):
+    x, *factors, shift = example(channels, dtype, shape=(4, 9, 8))
+    threads(1)
+    whole = norm_silu(x, groups, *factors, 1e-5, shift)
+    for count in (1, 3, 7, 40):
+        threads(count)
+        assert torch.equal(norm_silu(x, groups, *factors, 1e-5, shift), whole)
+        one = norm_silu(x[2:3].contiguous(memory_format=torch.channels_last), groups, *factors, 1e-5, shift[2:3])
+        assert torch.equal(one, whole[2:3])
+    assert [arguments[-1] for arguments in ran] == [1, 1, 1, 3, 3, 7, 7, 40, 40]
 
 
 @pytest.mark.parametrize("case", ["gradient", "layout", "channels", "double"])
