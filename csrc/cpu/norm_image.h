@@ -1,6 +1,7 @@
 // Group normalisation and SiLU of one image whose channels lie together, or of some of its groups, in one call.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -62,11 +63,15 @@ template <bool SQUARE, class E> void sum_pixels(const NormImage& a, const float*
     constexpr int V = decltype(count)::value;
     NormVec sum[V] = {}, add[V];
     for (int j = 0; j < V; ++j) add[j] = SQUARE ? get(offset + k + j * norm_lanes) : NormVec{};
-    for (long i = 0; i < a.pixels; ++i) {
-      for (int j = 0; j < V; ++j) {
-        const NormVec v = get(x + i * a.stride + k + j * norm_lanes), d = v + add[j];
-        sum[j] += SQUARE ? d * d : v;
+    for (long i = 0; i < a.pixels;) {
+      NormVec part[V] = {};  // a long sum of floats would lose the small ones
+      for (const long end = std::min(i + 256, a.pixels); i < end; ++i) {
+        for (int j = 0; j < V; ++j) {
+          const NormVec v = get(x + i * a.stride + k + j * norm_lanes), d = v + add[j];
+          part[j] += SQUARE ? d * d : v;
+        }
       }
+      for (int j = 0; j < V; ++j) sum[j] += part[j];
     }
     for (int j = 0; j < V; ++j) put(sums + k + j * norm_lanes, sum[j]);
   });

@@ -102,6 +102,27 @@ def test_hard_numbers():
 
 
 @torch.no_grad()
+def test_what_is_not_finite_stays_so_in_bfloat16(path, ran):
+    x, weight, bias, _ = example(dtype=torch.bfloat16)
+    bias[3] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # NaN that would carry over when rounded
+    bias[4], bias[5] = torch.inf, torch.finfo(torch.float32).max  # which bfloat16 rounds to infinity
+    found = norm_silu(x, 8, weight, bias)
+    assert found[:, 3].isnan().all()
+    assert (found[:, 4:6] == torch.inf).all()
+    assert found[:, :3].isfinite().all()
+    assert found[:, 6:].isfinite().all()
+    assert len(ran) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_a_large_image_is_as_exact_as_a_small_one(path, mean):
+    x, weight, bias, _ = example(16, shape=(1, 512, 512), spread=1.0, mean=mean)
+    exact = F.silu(F.group_norm(x.double(), 4, weight.double(), bias.double(), 1e-5))
+    assert (norm_silu(x, 4, weight, bias) - exact).abs().max() < 1e-5 + 1e-6 * mean
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("channels", "groups"), [(32, 8), (96, 8), (96, 96), (160, 10), (64, 1)])
 def test_one_image_does_not_depend_on_its_batch_or_the_threads(ran, threads, dtype, channels, groups):
