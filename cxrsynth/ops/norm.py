@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cxrsynth.errors import UserError
 from cxrsynth.ops.extension import called_plainly, kernels
 
 CHANNELS = 16  # must divide their number
@@ -28,10 +29,14 @@ def norm_silu(
 
     Returns:
         As `x`, in its layout.
+
+    Raises:
+        UserError: The shapes do not fit.
     """
+    _check(x, weight, bias, shift)
     tensors = (x, weight, bias, shift)
     here = all(t is None or t.device.type == "cpu" for t in tensors) and x.dtype in (torch.float32, torch.bfloat16)
-    fits = x.ndim == 4 and x.shape[1] % CHANNELS == 0 and x.shape[1] % groups == 0 and x.numel() > 0
+    fits = x.shape[1] % CHANNELS == 0 and x.shape[1] % groups == 0 and x.numel() > 0
     if not (here and fits and x.is_contiguous(memory_format=torch.channels_last) and called_plainly(*tensors)):
         return norm_silu_reference(x, groups, weight, bias, eps, shift)
     batch, channels, height, width = x.shape
@@ -43,6 +48,19 @@ def norm_silu(
         batch, height * width, channels, groups, eps, x.dtype == torch.bfloat16, torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None) -> None:
+    if x.ndim != 4:
+        raise UserError(f"norm_silu: x is {tuple(x.shape)}; it must be [B, C, H, W]")
+    batch, channels = x.shape[:2]
+    for name, tensor, shape in (
+        ("weight", weight, (channels,)),
+        ("bias", bias, (channels,)),
+        ("shift", shift, (batch, channels)),
+    ):
+        if tensor is not None and tensor.shape != shape:
+            raise UserError(f"norm_silu: {name} is {tuple(tensor.shape)}; x of {tuple(x.shape)} needs {shape}")
 
 
 def norm_silu_reference(

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxrsynth.errors import UserError
 from cxrsynth.ops import warp
 from cxrsynth.ops.extension import called_plainly, function
 
@@ -18,7 +19,19 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
 
 def smallest_jacobian(displacement: Tensor) -> Tensor:
-    """The smallest of `jacobian_determinant` of each item, `[B]`; NaN where there is one."""
+    """The smallest of `jacobian_determinant` of each item; NaN where there is one.
+
+    Args:
+        displacement: `[B, 2, H, W]`.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        UserError: It has another shape.
+    """
+    if displacement.ndim != 4 or displacement.shape[1] != 2:
+        raise UserError(f"smallest_jacobian: displacement is {tuple(displacement.shape)}; it must be [B, 2, H, W]")
     here = displacement.device.type == "cpu" and displacement.dtype in (torch.float32, torch.float64)
     if not here or min(displacement.shape[2:]) < 2 or not called_plainly(displacement):
         return jacobian_determinant(displacement).flatten(1).amin(1)

@@ -1,7 +1,10 @@
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from cxrsynth.errors import UserError
 from cxrsynth.ops.extension import kernels
 from cxrsynth.ops.norm import norm_silu, norm_silu_reference
 
@@ -135,6 +138,18 @@ def test_one_image_does_not_depend_on_its_batch_or_the_threads(ran, threads, dty
         one = norm_silu(x[2:3].contiguous(memory_format=torch.channels_last), groups, *factors, 1e-5, shift[2:3])
         assert torch.equal(one, whole[2:3])
     assert [arguments[-1] for arguments in ran] == [1, 1, 1, 3, 3, 7, 7, 40, 40]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "shape"), [("x", (3, 32, 7)), ("weight", (31,)), ("bias", (1, 32)), ("shift", (1, 32)), ("shift", (3, 16))]
+)
+def test_shapes_that_do_not_fit_are_said(ran, name, shape):
+    x, weight, bias, shift = example(32)
+    given = {"x": x, "weight": weight, "bias": bias, "shift": shift, name: torch.zeros(shape)}
+    with pytest.raises(UserError, match=rf"norm_silu: {name} is {re.escape(str(shape))}"):
+        norm_silu(**given, groups=8)
+    assert not ran
 
 
 @pytest.mark.parametrize("case", ["gradient", "layout", "channels", "double"])

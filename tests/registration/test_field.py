@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cxrsynth.errors import UserError
 from cxrsynth.registration import (
     compose,
     exponential,
@@ -41,6 +42,12 @@ def test_the_smallest_jacobian_is_that_of_all_pixels(shape, dtype):
     torch.testing.assert_close(smallest_jacobian(displacement), jacobian_determinant(displacement).flatten(1).amin(1))
     displacement[1, 0, 1, 1] = torch.nan
     assert smallest_jacobian(displacement).isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 9), (1, 1, 9, 9), (1, 3, 9, 9)])
+def test_the_smallest_jacobian_of_another_shape_is_refused(shape):
+    with pytest.raises(UserError, match=r"displacement is \(.*; it must be \[B, 2, H, W\]"):
+        smallest_jacobian(torch.zeros(shape))
 
 
 def test_inverse_composed_with_field_is_identity():
