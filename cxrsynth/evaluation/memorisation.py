@@ -96,7 +96,8 @@ def share_limits(hits: NDArray[np.bool_], owners: Sequence[str]) -> tuple[float,
 
     After Korn and Graubard (1998, Survey Methodology 24): Clopper and Pearson's limits at the number of independent
     images n* = s (1 - s) / var(s) (t_{n-1} / t_{c-1})^2, with the share s, its variance between the c patients, and at
-    most n. Where all or none are hit, n* = c.
+    most n, which n* also is where the patients do not differ (var(s) up to 1e-12). Where all or none are hit, or all
+    images are of one patient, there is no telling how alike a patient's images are: n* = c.
 
     Args:
         hits: Bool `[n]`.
@@ -110,9 +111,10 @@ def share_limits(hits: NDArray[np.bool_], owners: Sequence[str]) -> tuple[float,
     c = int(clusters.max()) + 1
     variance = (np.bincount(clusters, hits - share) ** 2).sum() / n**2 * c / max(c - 1, 1)
     effective = float(c)
-    if variance > 0 and c > 1:
+    if 0 < share < 1 and c > 1:
         upper = (1 + LEVEL) / 2
-        effective = min(n, share * (1 - share) / variance * (t.ppf(upper, n - 1) / t.ppf(upper, c - 1)) ** 2)
+        of_patients = share * (1 - share) / max(variance, 1e-12)  # the variance may be 0 but for rounding
+        effective = min(n, of_patients * (t.ppf(upper, n - 1) / t.ppf(upper, c - 1)) ** 2)
     hit, tail = share * effective, (1 - LEVEL) / 2
     low = beta.ppf(tail, hit, effective - hit + 1) if share > 0 else 0.0
     high = beta.ppf(1 - tail, hit + 1, effective - hit) if share < 1 else 1.0

@@ -78,6 +78,14 @@ def test_a_shares_limits_count_patients():
     assert share_limits(np.ones(8, bool), ["a"] * 4 + ["b"] * 4)[0] < share_limits(np.ones(8, bool), [""] * 8)[0]
 
 
+@pytest.mark.parametrize("size", [2, 3, 5, 10])
+def test_patients_that_do_not_differ_count_image_by_image_whatever_rounding_does(size):
+    hits = np.tile(np.arange(size) == 0, 12)  # the same share of each patient: no variance, exactly or but for rounding
+    owners = np.repeat([f"p{i}" for i in range(12)], size)
+    exact = binomtest(int(hits.sum()), len(hits)).proportion_ci()
+    assert share_limits(hits, owners) == pytest.approx((exact.low, exact.high))
+
+
 def test_the_limits_hold_the_true_share_of_clustered_images():
     draw, held, runs = np.random.default_rng(0), 0, 400
     owners = np.repeat([f"p{i}" for i in range(40)], 4)
