@@ -4,8 +4,14 @@ An image is suspicious when its nearest training image is much nearer than the n
 distance to the mean of the following ones (Carlini et al. 2023, arXiv 2301.13188, section 4.2). What is much is not
 guessed at: the same ratio of real held-out images to the same training images, which cannot have been copied, tells how
 often it happens by chance (a conformal p value for each image).
+
+Held-out images are a sample too. With m of them, p is at most 0.05 where a ratio is below the k-th smallest of theirs,
+k = floor(0.05 (m + 1)); of images that copy nothing a share drawn from Beta(k, m + 1 - k) is (the k-th smallest of m
+uniform numbers), not always 5 %. So "nearer than by chance" is said only where the lower limit of the images' share is
+above the upper limit of that one. Each limit is wrong once in 40 times, so the words are once in 20 times at most.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +27,7 @@ SIDE = 24  # pixels of the pictures that are compared
 ALPHA = 0.05
 TOLERATED = 0.15  # share of images at or below ALPHA that may be exceeded by chance and shared calibration
 LEVEL = 0.95  # of the share's interval
+MEMORISED, NEARER, NO_SIGN = "memorised", "nearer than by chance", "no sign of copying"
 
 Array = NDArray[np.float64]
 
@@ -32,10 +39,11 @@ class Copied:
     Attributes:
         p: `[n]`, of each image: the chance that a real held-out image is as near to a training image. NaN = untested.
         nearest: `[n]`, number of its nearest training image; -1 = untested.
-        share: Share of the tested images with p at or below 0.05; 0.05 is what chance gives.
+        share: Share of the tested images with p at or below 0.05; 0.05 is what chance gives on average.
         low: Lower 95 % limit of the share, over source patients.
         high: Upper limit.
-        memorised: Whether the lower limit is above 0.15.
+        by_chance: Upper 95 % limit of the share that chance gives with these held-out images.
+        word: `NEARER` where `low` is above `by_chance`, `MEMORISED` where it is above 0.15 too, else `NO_SIGN`.
     """
 
     p: Array
@@ -43,7 +51,13 @@ class Copied:
     share: float
     low: float
     high: float
-    memorised: bool
+    by_chance: float
+    word: str
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the word is `MEMORISED`."""
+        return self.word == MEMORISED
 
 
 def pictures(images: Tensor, region: Tensor | None = None) -> Array:
@@ -121,7 +135,27 @@ def share_limits(hits: NDArray[np.bool_], owners: Sequence[str]) -> tuple[float,
     return float(low), float(high)
 
 
-def calibrated(ratios: Array, nearest: NDArray[np.int64], reference: Sequence[Array], owners: Sequence[str]) -> Copied:
+def chance_limit(held_out: int, patients: int) -> float:
+    """Upper 95 % limit of the share of images that copy nothing with p at or below 0.05.
+
+    Args:
+        held_out: Number m of held-out images.
+        patients: Number c of theirs. Images of one patient may be alike: Beta(k, m + 1 - k) is then taken as wide as c
+            images alone would make it.
+    """
+    share = math.floor(ALPHA * (held_out + 1) + 1e-9) / (held_out + 1)
+    if share == 0:
+        return 0.0  # too few held-out images for so small a p
+    return float(beta.ppf((1 + LEVEL) / 2, share * (patients + 1), (1 - share) * (patients + 1)))
+
+
+def calibrated(
+    ratios: Array,
+    nearest: NDArray[np.int64],
+    reference: Sequence[Array],
+    owners: Sequence[str],
+    held_out_owners: Sequence[str] = (),
+) -> Copied:
     """Compare the images' ratios with those of held-out images.
 
     Args:
@@ -129,18 +163,23 @@ def calibrated(ratios: Array, nearest: NDArray[np.int64], reference: Sequence[Ar
         nearest: `[n]` from `nearness`.
         reference: For each image the held-out images' ratios at the same place.
         owners: Patient of each image's source; empty = none.
+        held_out_owners: Patient of each held-out image; without it each has its own.
     """
     p = np.full(len(ratios), np.nan)
+    held_out = 0
     for number, (ratio, others) in enumerate(zip(ratios, reference, strict=True)):
         known = others[~np.isnan(others)]
         if not np.isnan(ratio) and len(known):
             p[number] = (1 + (known <= ratio).sum()) / (1 + len(known))
+            held_out = min(held_out or len(known), len(known))
     tested = ~np.isnan(p)
     if not tested.any():
-        return Copied(p, nearest, float("nan"), float("nan"), float("nan"), False)
+        return Copied(p, nearest, math.nan, math.nan, math.nan, math.nan, NO_SIGN)
     hits = p[tested] <= ALPHA
     low, high = share_limits(hits, [owner for owner, kept in zip(owners, tested, strict=True) if kept])
-    return Copied(p, nearest, float(hits.mean()), low, high, low > TOLERATED)
+    by_chance = chance_limit(held_out, len(set(held_out_owners)) or held_out)
+    word = NO_SIGN if low <= by_chance else NEARER if low <= TOLERATED else MEMORISED
+    return Copied(p, nearest, float(hits.mean()), low, high, by_chance, word)
 
 
 def compare_images(
@@ -150,6 +189,7 @@ def compare_images(
     owners: Sequence[str],
     training_owners: Sequence[str],
     regions: Tensor | None = None,
+    held_out_owners: Sequence[str] = (),
 ) -> Copied:
     """The test for whole images or, with regions, for what was painted.
 
@@ -160,6 +200,7 @@ def compare_images(
         owners: Patient of each synthetic image's source; empty = none.
         training_owners: Patient of each training image.
         regions: Bool `[q, S, S]`, or None for whole images.
+        held_out_owners: Patient of each held-out image; without it each has its own.
     """
     forbidden = np.array([[bool(a) and a == b for b in training_owners] for a in owners], bool)
     nobody = np.zeros((len(held_out), len(training)), bool)
@@ -167,7 +208,7 @@ def compare_images(
         vectors = pictures(training)
         ratios, nearest = nearness(pictures(synthetic), vectors, forbidden)
         reference = nearness(pictures(held_out), vectors, nobody)[0]
-        return calibrated(ratios, nearest, [reference] * len(ratios), owners)
+        return calibrated(ratios, nearest, [reference] * len(ratios), owners, held_out_owners)
     found, places = [], []
     for image, region, own in zip(synthetic, regions, forbidden, strict=True):
         if not region.any():
@@ -177,4 +218,5 @@ def compare_images(
         vectors = pictures(training, region)
         found.append(nearness(pictures(image[None], region), vectors, own[None]))
         places.append(nearness(pictures(held_out, region), vectors, nobody)[0])
-    return calibrated(np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found]), places, owners)
+    ratios, nearest = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return calibrated(ratios, nearest, places, owners, held_out_owners)

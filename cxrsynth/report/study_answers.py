@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cxrsynth.evaluation.memorisation import ALPHA, TOLERATED
+from cxrsynth.evaluation.memorisation import MEMORISED, NEARER, TOLERATED
 from cxrsynth.report.answers import Answer, interval, listing, number, percent, signed
 
 WORDS = ("helped", "did not help", "cannot tell")
@@ -106,18 +106,19 @@ def _copied(figures: dict[str, Any]) -> Answer:
     question, found = "Are they copies of training images?", figures["memorisation"]
     if not found:
         return Answer(question, "not run", "No image could be compared.")
-    word = "nearer than by chance" if any((row["low"] or 0) > ALPHA for row in found.values()) else "no sign of it"
-    if any(row["memorised"] for row in found.values()):
-        word = "yes"
+    words = {row["word"] for row in found.values()}
+    word = "yes" if MEMORISED in words else NEARER if NEARER in words else "no sign of it"
+    rows = {kind: row for kind, row in found.items() if row["share"] is not None}
     parts = [
         f"{percent(row['share'])} of {row['images']} {kind} ({interval(row['low'], row['high'], shares=True)})"
-        for kind, row in found.items()
-        if row["share"] is not None
+        for kind, row in rows.items()
     ]
+    chance = max((row["by_chance"] for row in rows.values()), default=None)
     sentence = (
-        f"Nearer to one training image than 95 % of held-out images are: {'; '.join(parts)}. By chance it is 5 %; "
-        f"copying is said where the interval lies above {percent(TOLERATED)}. The source's own patient is left out: "
-        "an edit keeps its anatomy by design."
+        f"Nearer to one training image than 95 % of held-out images are: {'; '.join(parts)}. By chance it is 5 % on "
+        f"average and, with these held-out images, up to {percent(chance)}: nearer than by chance is said where the "
+        f"interval lies above that, copying where it lies above {percent(TOLERATED)} too. The source's own patient is "
+        "left out: an edit keeps its anatomy by design."
     )
     return Answer(question, word, sentence)
 

@@ -63,13 +63,11 @@ def quality(material: Material, judge: Path | None) -> dict[str, Any]:
     regions = _regions(material, records)
     order = [made.ids.index(record["id"]) for record in records]
     sources = _look(material, material.archive, [record["source_id"] for record in records], most=None)
-    copied = {"whole images": compare_images(made.images, training.images, held_out.images, made.patients,
-                                             training.patients)}  # fmt: skip
+    whole = made.images, training.images, held_out.images, made.patients, training.patients
+    copied = {"whole images": compare_images(*whole, held_out_owners=held_out.patients)}
     if records:
-        painted = made.images[order]
-        copied["painted parts"] = compare_images(
-            painted, training.images, held_out.images, sources.patients, training.patients, regions
-        )
+        parts = made.images[order], training.images, held_out.images, sources.patients, training.patients, regions
+        copied["painted parts"] = compare_images(*parts, held_out_owners=held_out.patients)
     return {
         "memorisation": {name: _copied(found) for name, found in copied.items()},
         "worst_pairs": _worst(copied, made, training, order, material),
@@ -110,7 +108,8 @@ def _regions(material: Material, records: Sequence[dict[str, Any]]) -> Tensor:
 def _copied(found: Copied) -> dict[str, Any]:
     tested = found.p[~np.isnan(found.p)]
     return {"images": len(tested), "share": found.share, "low": found.low, "high": found.high,
-            "memorised": found.memorised, "smallest_p": float(tested.min()) if len(tested) else None}  # fmt: skip
+            "by_chance": found.by_chance, "word": found.word, "memorised": found.memorised,
+            "smallest_p": float(tested.min()) if len(tested) else None}  # fmt: skip
 
 
 def _worst(

@@ -3,7 +3,18 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from cxrsynth.evaluation.memorisation import compare_images, nearness, pictures, share_limits
+from cxrsynth.evaluation.memorisation import (
+    ALPHA,
+    MEMORISED,
+    NEARER,
+    NO_SIGN,
+    calibrated,
+    chance_limit,
+    compare_images,
+    nearness,
+    pictures,
+    share_limits,
+)
 
 
 def films(count: int, seed: int, size: int = 24) -> torch.Tensor:
@@ -94,3 +105,38 @@ def test_the_limits_hold_the_true_share_of_clustered_images():
         low, high = share_limits(draw.random(160) < patient, owners)
         held += low <= 0.1 <= high
     assert held / runs >= 0.93
+
+
+def test_the_limit_of_chance_is_that_of_an_order_statistic():
+    draw = np.random.default_rng(0)
+    fifth = np.sort(draw.random((20000, 100)), axis=1)[:, 4]  # a ratio below it has p <= 5 / 101
+    assert chance_limit(100, 100) == pytest.approx(np.quantile(fifth, 0.975), abs=0.002)
+    assert chance_limit(100, 25) > chance_limit(100, 100) > chance_limit(1000, 1000) > ALPHA
+    assert chance_limit(18, 18) == 0  # p is never 0.05 or less
+    assert 0 < chance_limit(19, 19) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("images", "held_out", "alike"),
+    [(60, 40, 1), (200, 100, 1), (200, 40, 1), (600, 100, 1), (200, 100, 4), (200, 400, 4)],
+)
+def test_images_that_copy_nothing_are_rarely_called_near(images, held_out, alike):
+    draw, runs, words = np.random.default_rng(1), 300, []
+
+    def patients(count):
+        """Ratios, those of one patient the same, and the patients' names."""
+        return np.repeat(draw.random(count // alike), alike), [f"p{n // alike}" for n in range(count)]
+
+    for _ in range(runs):
+        (ratios, owners), (others, theirs) = patients(images), patients(held_out)
+        words.append(calibrated(ratios, np.zeros(images, int), [others] * images, owners, theirs).word)
+    assert words.count(NO_SIGN) / runs >= 0.95
+
+
+def test_each_word_has_its_share():
+    others, nearest = np.linspace(0.1, 1, 400), np.zeros(400, int)
+    for copies, word in ((20, NO_SIGN), (36, NO_SIGN), (60, NEARER), (100, MEMORISED)):
+        ratios = np.where(np.arange(400) < copies, 0.05, 0.9)
+        found = calibrated(ratios, nearest, [others] * 400, [""] * 400)
+        assert found.word == word
+        assert found.memorised == (word == MEMORISED)

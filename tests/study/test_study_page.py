@@ -1,5 +1,6 @@
 """The page of a study: whole, self-contained, readable, with every figure in the JSON."""
 
+import copy
 import html
 import json
 import re
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cxrsynth.evaluation.memorisation import MEMORISED, NEARER, NO_SIGN
 from cxrsynth.report.study_page import write_study_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -121,11 +123,28 @@ def test_the_page_says_what_a_reader_asks(written, tmp_path):
     assert len(figures["fairness"]["real"]) == len(figures["fairness"]["synthetic"]) > 1
     for row in figures["headline"]:
         assert row["figure"] in markdown
+    assert figures["memorisation"]["whole images"]["by_chance"] > 0.05
+    check_words(page.parent, figures)
     again = with_more(page.parent, figures)
     assert "Did they help a segmenter?" in Page(again).text
     if BROWSER is not None:
         for width in (390, 1280):
             fits(again, width, tmp_path)
+
+
+def check_words(folder: Path, figures: dict) -> None:
+    """The page written again with other figures says other words."""
+    content = copy.deepcopy({key: value for key, value in figures.items() if key != "headline"})
+    area, copies = content["arms"]["real"]["metrics"]["auroc"][-1], content["memorisation"]["whole images"]
+    for low, word, figure in ((0.45, NO_SIGN, "no sign of it"), (0.6, NEARER, NEARER), (0.6, MEMORISED, "yes")):
+        area["low"] = low
+        copies.update(word=word, memorised=word == MEMORISED)
+        text = Page(write_study_page(folder, content).read_text()).text
+        assert ("not shown to be better than chance" in text) == (low < 0.5)
+        headline = json.loads((folder / "report.json").read_text())["headline"]
+        assert {row["question"]: row["figure"] for row in headline}["Are they copies of training images?"] == figure
+        table = text[text.index("Copies of training images") :]
+        assert [w for w in (NO_SIGN, NEARER, MEMORISED) if w in table[: table.index("Worst first")]] == [word]
 
 
 def with_more(folder: Path, figures: dict) -> str:
