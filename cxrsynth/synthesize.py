@@ -152,7 +152,8 @@ def _grow(state: Run, folder: Path, rows: int, accepted: int | None, given: dict
         rows = math.ceil(SPARE * rows * min(accepted / max(kept, 1), 10))
     raise UserError(
         f"accepted is {accepted}, but of {len(plan)} images only {kept} were; the folder is complete as it is: "
-        "ask for fewer, or train longer (selection.json says under ceiling how many real lesions would be accepted)"
+        "ask for fewer, or train longer (selection.json says under real_lesions what share of pasted real ones would "
+        "pass the check of the gain)"
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from cxrsynth.evaluation.effects import effects_table
 from cxrsynth.report.collect import RunFolder
 from cxrsynth.synthesis.outputs import accepted
-from cxrsynth.synthesis.selection import LIMITS_FILE, read_limits
+from cxrsynth.synthesis.selection import LIMITS_FILE, PASTED, read_limits
 
 CHECKS = {
     "gain": "the asked finding does not rise enough",
@@ -25,9 +25,10 @@ CHECKS = {
 
 
 def acceptance(run: RunFolder) -> list[dict[str, Any]]:
-    """A row a finding, last all of them: `finding, planned, painted, accepted, rate, ceiling, reasons`.
+    """A row a finding, last all of them: `finding, planned, painted, accepted, rate, pasted, reasons`.
 
-    `ceiling` is the share of real lesions that pass the limit of the gain when they are put where images are painted.
+    `pasted` has the `share` of real lesions that pass the limit of the gain when pasted where images are painted, and
+    the number of `pairs` (see `cxrsynth.synthesis.calibration.Calibration`); None where it was not measured.
     Every reason of an image is counted, so they may add up to more than the images refused. Empty without a selection.
     """
     records = run.records or []
@@ -37,7 +38,7 @@ def acceptance(run: RunFolder) -> list[dict[str, Any]]:
     kept = pd.Series([r["finding"] for r in accepted(records)], dtype=object).value_counts()
     lost = run.refused[~run.refused["id"].isin({r["id"] for r in records})]["finding"].value_counts()
     path = run.path / LIMITS_FILE
-    ceiling = (read_limits(run.path) if path.is_file() else {}).get("ceiling", {})  # files of older versions lack it
+    pasted = (read_limits(run.path) if path.is_file() else {}).get(PASTED, {})
     rows: list[dict[str, Any]] = []
     for finding in [*sorted({*painted.index, *lost.index}), None]:
         chosen = run.refused if finding is None else run.refused[run.refused["finding"] == finding]
@@ -51,7 +52,7 @@ def acceptance(run: RunFolder) -> list[dict[str, Any]]:
                 "painted": made,
                 "accepted": taken,
                 "rate": taken / (made + unpainted) if made + unpainted else 0.0,
-                "ceiling": ceiling.get(finding),
+                "pasted": pasted.get(finding),
                 "reasons": reasons(chosen["refused"]),
             }
         )

@@ -1,4 +1,4 @@
-"""Do images show what their text says? A small contrastive model tells, beside its ceiling and its floor."""
+"""Do images show what their text says? A small contrastive model tells, beside real images and its floor."""
 
 import hashlib
 import json

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,13 @@ class Limits:
     duplicate: float
 
 
+class Pasted(TypedDict):
+    """How real lesions of one finding did, pasted."""
+
+    share: float
+    pairs: int
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What was measured on real images of training patients.
@@ -55,13 +63,14 @@ class Calibration:
     Attributes:
         limits: What an image must keep.
         lesions: The patches of all training lesions.
-        ceiling: Share of real lesions that, put into a healthy film as painted ones are, rise above the limit of the
-            gain, by finding. Where it is low the scorer or the maps keep images from being accepted, whoever paints.
+        real_lesions: By finding, the share of real lesions that rise above the limit of the gain when pasted into a
+            healthy film, and the number of such pairs. They are not registered to the film and pass no other check, so
+            painted lesions may do better; but where few pass, look at the scorer and the maps before the painter.
     """
 
     limits: Limits
     lesions: Lesions
-    ceiling: dict[str, float]
+    real_lesions: dict[str, Pasted]
 
 
 @dataclass(frozen=True)
@@ -153,12 +162,12 @@ def calibrate(
         raise UserError(f"{maps} has no map of a training image with {', '.join(scorer.findings)}; collect them again")
     found = Lesions(np.stack(patches), *(np.array(column, str) for column in zip(*owners, strict=True)))
     limits = _limits(measured, lungs, _likenesses(found, rng), quantile, chance)
-    ceiling = {
-        finding: round(float(np.mean([row["lesion"] > limits.gain[finding] for row in rows])), 4)
-        for finding, rows in measured.items()
-        if rows
-    }
-    return Calibration(limits, found, ceiling)
+    real_lesions: dict[str, Pasted] = {}
+    for finding, rows in measured.items():
+        if rows:
+            share = float(np.mean([row["lesion"] > limits.gain[finding] for row in rows]))
+            real_lesions[finding] = {"share": round(share, 4), "pairs": len(rows)}
+    return Calibration(limits, found, real_lesions)
 
 
 def _limits(

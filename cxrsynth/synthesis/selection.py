@@ -24,6 +24,7 @@ from cxrsynth.synthesis.scorer import load_scorer
 
 VERDICTS = "selection"
 LIMITS_FILE = "selection.json"
+PASTED = "real_lesions"  # in the file of limits; those of older versions lack it
 LESIONS_FILE = "stages/lesions.npz"
 CHECKS = ("gain", "drift", "lungs", "seam", "out_of_range", "duplicate")
 AT_LEAST = ("gain", "lungs")  # the others are at most
@@ -71,7 +72,7 @@ class Selection:
     def prepare(self, folder: Path, manifest: Manifest) -> None:
         """Measure the limits on training patients, unless they stand in the folder already."""
         path = folder / LIMITS_FILE
-        if (folder / LESIONS_FILE).is_file() and _key_of(path) == self.key():
+        if (folder / LESIONS_FILE).is_file() and _key_of(path) == self.key() and PASTED in read_limits(folder):
             return
         scorer = load_scorer(self.scorer)
         measured = calibrate(
@@ -89,7 +90,7 @@ class Selection:
         content = {"key": self.key(), "scorer_sha256": scorer.sha256, "network": scorer.task.hparams["network"]}
         settings = {name: getattr(self, name) for name in ("size", "quantile", "chance", "pairs", "seed")}
         content |= {**settings, "training_lesions": len(measured.lesions), "limits": asdict(measured.limits)}
-        write_json(path, {**content, "ceiling": measured.ceiling})
+        write_json(path, {**content, PASTED: measured.real_lesions})
 
     def judge(self, folder: Path, records: Iterable[dict[str, Any]], manifest: Manifest) -> None:
         """Score images and write a verdict for each; verdicts that still hold are kept.

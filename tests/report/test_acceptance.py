@@ -39,9 +39,10 @@ def test_accept_rates_count_planned_painted_and_accepted_images(selected):
     records = [json.loads(line) for line in (selected / "provenance.jsonl").read_text().splitlines()]
     assert (every["planned"], every["painted"], every["accepted"]) == (21, 20, 10)
     assert every["rate"] == pytest.approx(10 / 21)
-    assert {row["ceiling"] for row in findings} == {None}  # a run of a version that did not measure it
-    (selected / "selection.json").write_text(json.dumps({"ceiling": {findings[0]["finding"]: 0.25}}))
-    assert [row["ceiling"] for row in acceptance(open_run(selected))] == [0.25] + [None] * len(findings)
+    assert {row["pasted"] for row in findings} == {None}  # a run of a version that did not measure it
+    real = {"share": 0.25, "pairs": 44}
+    (selected / "selection.json").write_text(json.dumps({"real_lesions": {findings[0]["finding"]: real}}))
+    assert [row["pasted"] for row in acceptance(open_run(selected))] == [real] + [None] * len(findings)
     for row in findings:
         own = [r for r in records if r["finding"] == row["finding"]]
         assert (row["painted"], row["accepted"]) == (len(own), sum(r["accepted"] for r in own))
@@ -71,7 +72,14 @@ def test_the_share_that_rose_is_told_of_all_images_and_of_the_accepted_ones(sele
 
 
 def test_the_page_shows_the_selection(selected):
+    without = write_report(selected).read_text()
+    finding = acceptance(open_run(selected))[0]["finding"]
+    limits = {"network": "compact", "scorer_sha256": "0", "real_lesions": {finding: {"share": 0.25, "pairs": 44}}}
+    (selected / "selection.json").write_text(json.dumps(limits))
     page = write_report(selected).read_text()
+    assert "Real lesions, pasted" in page
+    assert "25 %<small>of 44</small>" in page
+    assert "of 44" not in without
     assert "Which images were kept?" in page
     assert "a seam at the region&#39;s edge (5)" in page
     assert "The selection accepted 10 of 21" in page

@@ -218,14 +218,26 @@ class Blind(Lesions):
         return torch.full((len(FINDINGS),), 0.5), torch.full((len(FINDINGS),), 0.5)
 
 
-def test_the_ceiling_tells_how_many_real_lesions_would_pass(run):
+def test_it_is_told_how_many_real_lesions_would_pass_when_pasted(run):
     folder, manifest, _ = run
     splits, maps = pd.read_csv(folder / "splits.csv", dtype=str), folder / "maps.npz"
     settings = {"size": 64, "quantile": 0.05, "pairs": 30, "seed": 0, "chance": 0.05}
-    seeing, blind = (calibrate(manifest, splits, maps, scorer(), **settings).ceiling for scorer in (Lesions, Blind))
+    seeing, blind = (
+        calibrate(manifest, splits, maps, scorer(), **settings).real_lesions for scorer in (Lesions, Blind)
+    )
     assert set(seeing) == set(blind) == set(FINDINGS)
-    assert all(share == 0 for share in blind.values())
-    assert all(0.5 < share <= 1 for share in seeing.values()), seeing
+    assert all(found["share"] == 0 for found in blind.values())
+    assert all(0.5 < found["share"] <= 1 for found in seeing.values()), seeing
+    assert all(0 < found["pairs"] <= 30 for found in seeing.values()), seeing
+
+
+def test_limits_of_a_version_that_pasted_no_real_lesions_are_measured_again(run, judged):
+    folder, manifest, _ = run
+    path = folder / "selection.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "real_lesions"}))
+    selection(folder).prepare(folder, manifest)
+    assert json.loads(path.read_text()) == content
 
 
 @pytest.mark.parametrize(
