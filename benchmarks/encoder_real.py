@@ -151,7 +151,7 @@ def print_outside(name: str, task: GLoRITask, data: CXRDataModule) -> None:
     for batch in images_of(data, "test"):
         image, finding = torch.nonzero(batch["target"] == 1, as_tuple=True)
         maps = finding_map(task.maps(batch["image"])[image, finding][:, None], (SIZE, SIZE), gamma=1)
-        regions = region_from_map(maps).bool()
+        regions = region_from_map(maps, mass=0.5, min_component=0.2).bool()
         outside = regions & ~chest_field(segment(batch["image"]))[image]
         shares += (outside.sum((1, 2, 3)) / regions.sum((1, 2, 3))).tolist()
     print(f"{name}: {np.mean(shares):.1%} of the regions' area, {np.mean(np.array(shares) > 0.5):.1%} of them by half")

@@ -76,7 +76,7 @@ def score(
     Returns:
         One row per method: `method, pointing, iou, area_share`, the last being the lesion's share of the image.
     """
-    region = region_from_map(map[None, None], mass=mass, dilate=0)[0, 0]
+    region = region_from_map(map[None, None], mass, min_component=0.2, dilate=0)[0, 0]
     regions = {name: brightest(prior, int(region.sum())) for name, prior in priors.items()}
     maps = {"attention": map, **priors}
     return [

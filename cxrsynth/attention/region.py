@@ -30,7 +30,11 @@ def smallest_area(map: Tensor, mass: float | Tensor) -> Tensor:
 
 
 def region_from_map(
-    map: Tensor, mass: float = 0.5, min_component: float = 0.2, dilate: int = 2, limit: Tensor | None = None
+    map: Tensor,
+    mass: float = MASS,
+    min_component: float = MIN_COMPONENT,
+    dilate: int = DILATE,
+    limit: Tensor | None = None,
 ) -> Tensor:
     """The region that a map points at: smallest area holding a share of its mass, small specks dropped, grown a little.
 

@@ -20,7 +20,7 @@ from cxrsynth.editing.region import Bools, from_average, from_box, from_exemplar
 from cxrsynth.editing.source import Pixels, check_suffix, open_source
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
-from cxrsynth.inpainting.guidance import HEALTHY, Weights, at_most
+from cxrsynth.inpainting.guidance import HEALTHY_GUIDANCE, Weights, at_most
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.weights_file import find_inpainter
 from cxrsynth.synthesis.task import load_attention
@@ -105,7 +105,7 @@ def edit(
         strength: See `cxrsynth.inpainting.inpaint`.
         solver: See `integrate`; None = the inpainter's own, as for the next two.
         steps: Of the solver.
-        guidance: See `Guided`; by default at most `HEALTHY` where every finding is absent.
+        guidance: See `Guided`; by default at most `HEALTHY_GUIDANCE` where every finding is absent.
         seed: Of the noise, 0 or more.
         feather: See `NativeWindow.paste`.
         attention: For `map_from`: an `attention.ckpt` or its task; None = the one beside the inpainter's.
@@ -141,7 +141,7 @@ def edit(
         region, kind = from_average(task, names[0], canvas.shape), "average"
 
     hp = task.hparams
-    own = at_most(hp["guidance"], HEALTHY) if (condition.findings == 0).all() else hp["guidance"]
+    own = at_most(hp["guidance"], HEALTHY_GUIDANCE) if (condition.findings == 0).all() else hp["guidance"]
     settings: dict[str, Any] = {
         "solver": solver or hp["solver"],
         "steps": hp["steps"] if steps is None else steps,

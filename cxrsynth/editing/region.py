@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT, region_from_map
+from cxrsynth.attention.region import region_from_map
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.labels import canonical
 from cxrsynth.data.reading import read_stored
@@ -127,7 +127,7 @@ def from_exemplar(
 
 
 def _shaped(map: Tensor, shape: tuple[int, int]) -> Bools:
-    square = region_from_map(map.clamp_min(0), MASS, MIN_COMPONENT, DILATE).cpu()
+    square = region_from_map(map.clamp_min(0)).cpu()
     region = enlarge(square[0, 0], shape)
     if not region.any():
         raise UserError("the map's region lies outside the image; say where to paint, with mask or box")

@@ -16,7 +16,7 @@ from cxrsynth.inpainting.velocity import VelocityField
 
 Baseline = Literal["unknown", "none"]
 Weights = float | Mapping[str, float]
-HEALTHY = 1.5  # most guidance of healthy tissue by default; more of it makes the region too dark (docs/design.md)
+HEALTHY_GUIDANCE = 1.5  # most guidance of healthy tissue by default; more makes the region too dark (docs/design.md)
 
 
 class Guided:

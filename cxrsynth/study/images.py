@@ -20,7 +20,7 @@ from cxrsynth.data.reading import StoredImage, read_image, read_stored, write_pn
 from cxrsynth.errors import UserError
 from cxrsynth.evaluation.predictions import score_files
 from cxrsynth.files import inside, sha256_file, write_text
-from cxrsynth.inpainting.guidance import HEALTHY, at_most
+from cxrsynth.inpainting.guidance import HEALTHY_GUIDANCE, at_most
 from cxrsynth.inpainting.task import InpaintingTask, load_inpainter
 from cxrsynth.inpainting.window import soft_edge
 from cxrsynth.ops import warp
@@ -70,7 +70,7 @@ def inpaint_again(material: Material, name: str) -> Path:
     Args:
         material: With the run that made the images.
         name: "random_regions" (the region moved to a random place) or "no_change" (healthy tissue asked for, guided at
-            most `HEALTHY` as everywhere, and labelled "No Finding").
+            most `HEALTHY_GUIDANCE` as everywhere, and labelled "No Finding").
 
     Returns:
         The manifest of the images.
@@ -105,7 +105,7 @@ def no_finding(record: Row) -> Row:
     return {
         **record,
         "condition": {**person, "findings": []},
-        "guidance": at_most(record["guidance"], HEALTHY),
+        "guidance": at_most(record["guidance"], HEALTHY_GUIDANCE),
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxrsynth.anatomy import segment
-from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT, region_from_map
+from cxrsynth.attention.region import region_from_map
 from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.maps import MapStore
 from cxrsynth.data.reading import READERS
@@ -209,7 +209,7 @@ def _lesions(
                 if image is None:
                     continue
                 map = store.batch([image_id], [finding], size)
-                region = region_from_map(map, MASS, MIN_COMPONENT, DILATE)[0] > 0
+                region = region_from_map(map)[0] > 0
                 if region.any():
                     yield Lesion(image_id, patients[image_id], finding, image, region)
 

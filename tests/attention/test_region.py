@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cxrsynth.attention.region import region_from_map, smallest_area
+from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT, region_from_map, smallest_area
 from cxrsynth.errors import UserError
 
 
@@ -41,6 +41,12 @@ def test_growth_is_a_disc():
     grown = region_from_map(map, dilate=3)[0, 0]
     y, x = torch.meshgrid(torch.arange(15) - 7, torch.arange(15) - 7, indexing="ij")
     assert torch.equal(grown > 0, x**2 + y**2 <= 9)
+
+
+def test_without_settings_a_region_is_the_one_that_is_painted():
+    map = torch.rand(1, 1, 32, 32) ** 4
+    assert torch.equal(region_from_map(map), region_from_map(map, MASS, MIN_COMPONENT, DILATE))
+    assert not torch.equal(region_from_map(map), region_from_map(map, 0.5, 0.2))
 
 
 def test_limit_bounds_mass_and_growth():

@@ -11,7 +11,7 @@ from PIL import Image
 from cxrsynth.cli import main
 from cxrsynth.editing import edit
 from cxrsynth.editing.datamodule import read_requests
-from cxrsynth.editing.edit import HEALTHY
+from cxrsynth.editing.edit import HEALTHY_GUIDANCE
 from cxrsynth.files import sha256_file
 from cxrsynth.inpainting import load_inpainter
 from cxrsynth.inpainting.weights_file import SHIPPED, find_inpainter
@@ -89,7 +89,7 @@ def test_what_a_text_denies_is_absent_wherever_it_comes_from(write_film, tmp_pat
     np.testing.assert_array_equal(denied.pixels, edit(source, remove=True, **asked).pixels)
     healthy = denied.record
     assert healthy["condition"]["absent"] == list(load_inpainter("phantom").hparams["findings"])
-    assert max(healthy["guidance"].values()) == HEALTHY < max(edited.record["guidance"].values())
+    assert max(healthy["guidance"].values()) == HEALTHY_GUIDANCE < max(edited.record["guidance"].values())
 
 
 @pytest.mark.parametrize(

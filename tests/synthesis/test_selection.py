@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT, region_from_map
+from cxrsynth.attention.region import region_from_map
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.data import CXRDataModule, Manifest
 from cxrsynth.data.phantom import write_phantom
@@ -59,7 +59,7 @@ def run(tmp_path_factory) -> tuple[Path, Manifest, list[dict]]:
     others = (b for b in boxes.itertuples() if patient[b.image_id] != patient[source_id])
     box = next(b for b in others if b.label == "Effusion")
     marked = torch.from_numpy(maps[boxes.index.get_loc(box.Index)].astype(np.float32))[None, None]
-    y, x = region_from_map(marked, MASS, MIN_COMPONENT, DILATE)[0, 0].nonzero(as_tuple=True)
+    y, x = region_from_map(marked)[0, 0].nonzero(as_tuple=True)
     rows, columns = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
     source, ill = (read_stored(manifest.path(i)).stored for i in (source_id, box.image_id))
     region = np.zeros_like(source)
