@@ -63,6 +63,10 @@ template <class T> void warps(int h, int w, bool shim) {
     norm_silu_cpu({pixels.data(), factors.data(), factors.data(), half ? nullptr : factors.data(), normed.data(), b, long(n),
                    channels, 8, 1e-5, half}, half ? 1 : 8);  // by images, by groups
   }
+  std::vector<float> points(36 * b * ((h + 3) / 4) * ((w + 3) / 4) * size_t(channels));
+  const int rows = b * ((h + 3) / 4);
+  winograd_cpu({const_cast<float*>(pixels.data()), nullptr, points.data(), 0, rows, h, w, channels, points.size() / 36}, true, 2);
+  winograd_cpu({normed.data(), factors.data(), points.data(), 0, rows, h, w, channels, points.size() / 36}, false, 2);
   if (h > 1 && w > 1) {
     T smallest[2];
     smallest_jacobian_cpu(u.data(), b, h, w, smallest, 1);
