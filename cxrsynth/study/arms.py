@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cxrsynth.errors import UserError
+from cxrsynth.inpainting.guidance import HEALTHY_GUIDANCE
 from cxrsynth.study.images import copy_paste, inpaint_again, kept_by_scorer, rendered
 from cxrsynth.study.material import Material
 
@@ -151,9 +152,13 @@ class RandomRegions(Arm):
 
 
 class NoChange(Arm):
-    """The same regions painted without a finding and labelled so: do traces of painting help by themselves?"""
+    """The same regions painted as healthy tissue and labelled so: do traces of painting help by themselves?
 
-    name, title, needs = "no_change", "painted without a finding", ("images", "regions", "inpainter")
+    The text is gone too, and guidance is at most `HEALTHY_GUIDANCE`: more would make the region too dark.
+    """
+
+    name, needs = "no_change", ("images", "regions", "inpainter")
+    title = f"painted as healthy: no finding, no text, guidance at most {HEALTHY_GUIDANCE}"
 
     def recipe(self, material: Material, seed: int) -> Recipe:
         """See `Arm`."""

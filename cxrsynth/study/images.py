@@ -65,12 +65,12 @@ def copy_paste(material: Material) -> Path:
 
 
 def inpaint_again(material: Material, name: str) -> Path:
-    """The run's images painted again just as the run painted them but for one thing, as a control.
+    """The run's images painted again as the run painted them, but elsewhere or as healthy tissue, as a control.
 
     Args:
         material: With the run that made the images.
-        name: "random_regions" (the region moved to a random place) or "no_change" (healthy tissue asked for, guided at
-            most `HEALTHY_GUIDANCE` as everywhere, and labelled "No Finding").
+        name: "random_regions" (the region moved to a random place) or "no_change" (see `no_finding`; labelled
+            "No Finding").
 
     Returns:
         The manifest of the images.
@@ -100,7 +100,11 @@ def inpaint_again(material: Material, name: str) -> Path:
 
 
 def no_finding(record: Row) -> Row:
-    """The record of the same image with healthy tissue asked for."""
+    """The record of the same image with healthy tissue asked for.
+
+    Three things differ: no finding, no text (which would name it), and guidance of at most `HEALTHY_GUIDANCE`, as
+    wherever healthy tissue is painted. Sex, age, view, seed and the rest stay.
+    """
     person = {key: value for key, value in record["condition"].items() if key != "text"}
     return {
         **record,

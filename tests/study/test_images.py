@@ -15,7 +15,9 @@ from cxrsynth.data.manifest import Manifest
 from cxrsynth.data.phantom import write_phantom
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
+from cxrsynth.inpainting.guidance import HEALTHY_GUIDANCE
 from cxrsynth.inpainting.task import InpaintingTask
+from cxrsynth.study.arms import NoChange
 from cxrsynth.study.images import copy_paste, inpaint_again, kept_by_scorer, no_finding, rendered
 from cxrsynth.study.material import Material, open_images
 
@@ -94,14 +96,15 @@ def test_each_control_has_the_sources_of_the_run_and_changes_as_much(material, n
     ).stat().st_mtime_ns == before
 
 
-def test_without_its_finding_an_image_differs_in_the_finding_alone(material):
+def test_the_healthy_control_has_no_finding_no_text_and_less_guidance(material):
     record = {
         **material.records[0],
         "condition": {"findings": ["Nodule"], "text": "A nodule.", "sex": "F", "age": 61.0},
     }
     healthy = no_finding(record)
     assert healthy["condition"] == {"findings": [], "sex": "F", "age": 61.0}
-    assert healthy["guidance"] == 1.5
+    assert healthy["guidance"] == HEALTHY_GUIDANCE < record["guidance"]
+    assert str(HEALTHY_GUIDANCE) in NoChange.title
     assert {key for key in record if record[key] != healthy[key]} == {"condition", "guidance"}
 
 
