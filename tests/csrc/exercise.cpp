@@ -119,7 +119,7 @@ template <class T> Case<T> random_case(int h, int w, bool masked) {
   const int b = 2;
   const size_t n = size_t(h) * w;
   Case<T> one{b, h, w, random_values<T>(b * n, 0, 1), random_values<T>(b * n, 0, 1), {}, {}};
-  if (w > 8) one.fixed[n + w + 1] = T(NAN);  // beside two borders
+  if (w > 8 && h > 1) one.fixed[n + w + 1] = T(NAN);  // beside two borders
   if (masked) {
     one.mask = random_values<T>(b * n, 0, 1.5);
     one.initial = random_values<T>(2 * b * n, -2, 2);
