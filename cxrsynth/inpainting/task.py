@@ -55,8 +55,7 @@ class InpaintingTask(L.LightningModule):
         depth: Number of blocks.
         num_heads: Attention heads.
         patch: Side of the pixel blocks that the network sees as one position.
-        clock: What the network is told at t = 1 (see `Preconditioned`); published networks keep their own. A `start`
-            of another clock has to learn the time again, some hundred steps.
+        clock: What the network is told at t = 1 (see `Preconditioned`); a `start` of another learns the time again.
         bf16: Compute in bfloat16.
         recompute: Gradient checkpointing: less memory, slower steps.
         latent: An autoencoder's file, or `path` with `scale` or `norm_groups`: the flow then runs on its latents (see
@@ -334,14 +333,11 @@ class InpaintingTask(L.LightningModule):
         return draw_examples(
             batch,
             self.teller,
-            size=hp["size"],
             regions=self.regions,
-            share=hp["share"],
-            context=hp["context"],
-            minimum=hp["minimum"],
             jitter=jitter,
             generator=generator,
             epoch=epoch,
+            **{name: hp[name] for name in ("size", "share", "context", "minimum")},
         )
 
     def configure_optimizers(self) -> Any:

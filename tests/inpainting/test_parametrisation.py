@@ -5,6 +5,7 @@ import torch
 from monai.networks.schedulers import DDIMScheduler, RFlowScheduler
 
 from cxrsynth.errors import UserError
+from cxrsynth.inpainting import InpaintingTask
 from cxrsynth.inpainting.parametrisation import Preconditioned, published
 from cxrsynth.inpainting.velocity import preconditioning
 
@@ -58,6 +59,30 @@ def test_our_own_is_the_best_linear_guess():
     v = published("v", **SCHEDULE)(t)
     torch.testing.assert_close(v.skip, skip)
     torch.testing.assert_close(v.scale, -scale)
+
+
+def test_the_clock_is_what_the_network_is_told():
+    t = torch.tensor([0.0, 0.5, 1.0])
+    assert Preconditioned(1.0)(t).time.tolist() == [0, 500, 1000]
+    slow = Preconditioned(1.0, 20)(t)
+    assert slow.time.tolist() == [0, 10, 20]
+    assert torch.equal(slow.skip, Preconditioned(1.0)(t).skip)
+
+
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_a_task_keeps_its_clock(network):
+    x, region, coordinates = torch.randn(1, 1, 16, 16), torch.ones(1, 1, 16, 16), torch.zeros(1, 2, 16, 16)
+    told = []
+    for clock, t in ((20.0, 0.5), (10.0, 1.0), (1000.0, 0.5)):
+        task = InpaintingTask(["Mass"], 16, network, (16, 16), (False, True), clock=clock)
+        assert task.hparams["clock"] == clock
+        first = task.velocity.unet.time_embed if network == "unet" else task.velocity.time
+        first.register_forward_pre_hook(lambda module, inputs: told.append(inputs[0]))
+        task.velocity(x, torch.tensor([t]), region, coordinates, task.condition(1, []))
+    torch.testing.assert_close(told[0], told[1])
+    assert not torch.allclose(told[0], told[2])
+    with pytest.raises(UserError, match="clock is 0"):
+        InpaintingTask(["Mass"], clock=0.0)
 
 
 @pytest.mark.parametrize(
