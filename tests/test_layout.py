@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cxrsynth"
 ROOMS = [
     "errors",
     "files",
+    "checkpoints",
     "precision",
     "chance",
     "ops",

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cxrsynth.checkpoints import check_finite
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.data.datamodule import CXRDataModule
 from cxrsynth.data.geometry import to_square
@@ -22,13 +23,14 @@ def load_classifier(checkpoint: str | Path) -> ClassificationTask:
     """A trained classifier on the CPU, in eval mode, read with `weights_only=True`.
 
     Raises:
-        UserError: The file is missing or is not a classifier's checkpoint.
+        UserError: The file is missing, is not a classifier's checkpoint, or its weights are not finite.
     """
     try:
         task = ClassificationTask.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and Lightning raise many kinds on foreign files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"checkpoint {checkpoint} is not a classifier's ({reason}); train one first") from error
+    check_finite(task, checkpoint)
     return task.eval()
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from cxrsynth.chance import place_seed
+from cxrsynth.checkpoints import check_finite
 from cxrsynth.data.datamodule import CXRDataModule
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.average import AverageMaps
@@ -386,10 +387,7 @@ def load_inpainter(path: str | Path, device: str = "cpu") -> InpaintingTask:
             f"checkpoint {path} is not an inpainter's, or is damaged ({reason}); give nih, phantom or the path of an "
             "inpainter"
         ) from error
-    if not all(weight.isfinite().all() for weight in task.average.state_dict().values()):
-        raise UserError(
-            f"checkpoint {path} holds weights that are not finite: its training failed; take an earlier one"
-        )
+    check_finite(task, path)
     return task.eval().to(device)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cxrsynth.checkpoints import check_finite
 from cxrsynth.classification.task import ClassificationTask
 from cxrsynth.data.geometry import to_square
 from cxrsynth.errors import UserError
@@ -44,7 +45,7 @@ def load_scorer(path: str | Path, device: torch.device | str = "cpu") -> Scorer:
     """Read a scorer.
 
     Raises:
-        UserError: The file is missing, is no classifier's, or its training saw synthetic images.
+        UserError: The file is missing, is no classifier's, or its training saw synthetic images or failed.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -54,6 +55,7 @@ def load_scorer(path: str | Path, device: torch.device | str = "cpu") -> Scorer:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"scorer {path} is not a classifier's checkpoint ({reason}); train one first") from error
     _refuse_synthetic(saved, path)
+    check_finite(task, path)
     return Scorer(task, size, sha256_file(path))
 
 

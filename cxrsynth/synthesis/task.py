@@ -11,6 +11,7 @@ from cxrsynth import __version__
 from cxrsynth.anatomy.segmenter import SHIPPED
 from cxrsynth.attention.region import DILATE, MASS, MIN_COMPONENT
 from cxrsynth.attention.task import GLoRITask
+from cxrsynth.checkpoints import check_finite
 from cxrsynth.data.geometry import from_square
 from cxrsynth.data.reading import StoredImage
 from cxrsynth.data.sentences import write_sentence
@@ -252,8 +253,5 @@ def load_attention(path: str) -> GLoRITask:
         raise UserError(
             f"checkpoint {path} is not a GLoRI task's ({first_line(error)}); give the path of an attention.ckpt"
         ) from error
-    if not all(weight.isfinite().all() for weight in task.state_dict().values()):
-        raise UserError(
-            f"checkpoint {path} holds weights that are not finite: its training failed; take an earlier one"
-        )
+    check_finite(task, path)
     return task

@@ -77,6 +77,18 @@ def test_weights_that_are_not_finite_are_refused(task, tmp_path):
         load_inpainter(write_weights_file(tmp_path / "nan.safetensors", content))
 
 
+def test_a_checkpoint_whose_trained_weights_are_not_finite_is_refused(task, tmp_path):
+    """Also where the average, which paints, still is."""
+    content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    content["state_dict"] = {
+        name: torch.full_like(value, torch.inf) if name.startswith("velocity.") else value
+        for name, value in content["state_dict"].items()
+    }
+    torch.save(content | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "nan.ckpt")
+    with pytest.raises(UserError, match="not finite"):
+        load_inpainter(tmp_path / "nan.ckpt")
+
+
 class Field(nn.Module):
     """As much of a velocity field as matters here."""
 
