@@ -48,7 +48,7 @@ def fits(convolution: nn.Conv2d) -> bool:
 def conv3x3(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, points: Callable[[], Tensor] | None = None
 ) -> Tensor:
-    """`F.conv2d(x, weight, bias, padding=1)`, nearly twice as fast (`benchmarks/results/convolution.txt`).
+    """`F.conv2d(x, weight, bias, padding=1)`, 1.3 to 2 times as fast (`benchmarks/results/convolution.txt`).
 
     The result differs from the plain one by rounding, about 2e-6 of its size; an infinite or missing number spreads
     over its tile. It is the same for one image as for a batch, whatever the number of threads.

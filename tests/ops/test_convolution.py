@@ -20,14 +20,6 @@ def ran(monkeypatch):
     return calls
 
 
-@pytest.fixture(params=kernels().usable_paths())
-def path(request):
-    best = kernels().current_path()
-    kernels().set_path(request.param)
-    yield request.param
-    kernels().set_path(best)
-
-
 def test_the_transforms_are_those_of_lavin_and_gray():
     """Their equation 14 with the matrices of section 4.1.2, on one tile."""
     b = torch.tensor(
@@ -56,33 +48,26 @@ def test_it_is_the_convolution(path, ran, shape, channels):
 
 
 @torch.no_grad()
-def test_all_paths_give_the_same():
+def test_all_paths_give_the_same(set_path):
     x, weight, bias = example(shape=(2, 13, 18))
-    best, results = kernels().current_path(), []
-    try:
-        for name in kernels().usable_paths():
-            kernels().set_path(name)
-            results.append(conv3x3(x, weight, bias))
-    finally:
-        kernels().set_path(best)
+    results = []
+    for name in kernels().usable_paths():
+        set_path(name)
+        results.append(conv3x3(x, weight, bias))
     assert all(torch.equal(result, results[0]) for result in results)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("numbers", [1, 1 << 14, 1 << 19])
-def test_one_image_does_not_depend_on_its_batch_the_threads_or_the_workspace(numbers, monkeypatch):
+def test_one_image_does_not_depend_on_its_batch_the_threads_or_the_workspace(numbers, monkeypatch, threads):
     x, weight, bias = example(shape=(4, 17, 12))
     whole = conv3x3(x, weight, bias)
     monkeypatch.setattr(convolution, "WORKSPACE", numbers)
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            assert torch.equal(conv3x3(x, weight, bias), whole)
-            one = x[2:3].contiguous(memory_format=torch.channels_last)
-            assert torch.equal(conv3x3(one, weight, bias), whole[2:3])
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        threads(count)
+        assert torch.equal(conv3x3(x, weight, bias), whole)
+        one = x[2:3].contiguous(memory_format=torch.channels_last)
+        assert torch.equal(conv3x3(one, weight, bias), whole[2:3])
 
 
 @torch.no_grad()
