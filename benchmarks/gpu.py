@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from cxrsynth.ops import build_info, demons, demons_reference, warp
+from cxrsynth.ops.norm import norm_silu, norm_silu_reference
 from cxrsynth.registration import to_grid_sample
 
 DEVICE = "cuda"
@@ -53,6 +54,10 @@ def check() -> None:
                 moving, fixed, iterations=(2, 2), shrink=(2, 1), force=force, update=update, kernel=kernel,
                 sigma_fluid=fluid, sigma_diffusion=diffusion, mask=torch.ones_like(fixed), initial_field=field, tol=0.1,
             )  # fmt: skip
+    for size, half in itertools.product((9, 40), (False, True)):
+        x = torch.randn(2, 64, size, size, device=DEVICE, dtype=torch.bfloat16 if half else torch.float32)
+        factors = torch.ones(64, device=DEVICE)
+        norm_silu(x.contiguous(memory_format=torch.channels_last), 8, factors, factors)
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     print("every kernel ran")
@@ -92,6 +97,21 @@ def table() -> None:
         pixels = batch * size * size
         name = f"{batch:3d} x {channels} x {size} x {size}"
         print(f"{name:28s} {ours * 1e6 / pixels:10.4f} {theirs * 1e6 / pixels:12.4f} {theirs / ours:7.2f}")
+    print(f"{'norm_silu':28s} {'GB/s read, written':>18s} {'torch layers':>13s} {'ratio':>7s}")
+    for batch, channels, size in ((16, 64, 24), (128, 64, 24), (512, 64, 24), (16, 128, 128), (16, 64, 256)):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(batch, channels, size, size, device=DEVICE, dtype=dtype).to(
+                memory_format=torch.channels_last
+            )
+            factors = torch.randn(channels, device=DEVICE)
+            with torch.no_grad():
+                ours, theirs = (
+                    milliseconds(lambda f=f, x=x, w=factors: f(x, 8, w.to(x.dtype), w.to(x.dtype)))
+                    for f in (norm_silu, norm_silu_reference)
+                )
+            moved = 2e-6 * x.numel() * x.element_size()
+            name = f"{batch} x {channels} x {size} x {size}, {'float32' if dtype == torch.float32 else 'bfloat16'}"
+            print(f"{name:28s} {moved / ours:18.0f} {moved / theirs:13.0f} {theirs / ours:7.2f}")
 
 
 if __name__ == "__main__":

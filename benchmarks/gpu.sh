@@ -26,7 +26,7 @@ cp "$build"/_kernels*.so cxrsynth/ops/
 "$PYTHON" -c "import cxrsynth.ops as o; print(o.build_info())" || exit 1
 
 echo "== tests"
-"$PYTHON" -m pytest -q -m cuda -p no:cacheprovider tests/ops tests/registration 2>&1 | tee "$OUT/gpu_tests.txt" | tail -8 || failed=1
+"$PYTHON" -m pytest -q -m cuda -p no:cacheprovider tests 2>&1 | tee "$OUT/gpu_tests.txt" | tail -8 || failed=1
 
 echo "== compute-sanitizer"
 if command -v compute-sanitizer > /dev/null; then
@@ -45,4 +45,5 @@ fi
 
 echo "== figures"
 "$PYTHON" benchmarks/gpu.py 2>&1 | tee "$OUT/gpu.txt" || failed=1
+"$PYTHON" benchmarks/sampling_gpu.py phantom 2>&1 | tee "$OUT/sampling_gpu.txt" || failed=1
 exit $failed

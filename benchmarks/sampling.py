@@ -103,7 +103,7 @@ def theirs(peer: Peer, request: Request, steps: int, doubled: bool) -> Tensor:
     x = couple(2 * request.image - 1, region, request.noise())
     following = torch.cat((scheduler.timesteps[1:], torch.tensor([0], dtype=scheduler.timesteps.dtype)))
     for t, after in zip(scheduler.timesteps, following, strict=True):
-        time_in = torch.full((len(x),), 1 - float(t) / 1000)
+        time_in = x.new_full((len(x),), 1 - float(t) / 1000)
         if doubled:
             twice = [torch.cat([part] * 2) for part in (x, time_in, region, where)]
             plain, told = peer(*twice, both).chunk(2)

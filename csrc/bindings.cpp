@@ -12,7 +12,7 @@ using Pointer = std::uintptr_t;
 
 namespace {
 
-constexpr int interface = 4;  // raised with every change that cxrsynth/ops/extension.py must know of
+constexpr int interface = 5;  // raised with every change that cxrsynth/ops/extension.py must know of
 
 template <class T> T* to(Pointer pointer) { return reinterpret_cast<T*>(pointer); }
 
@@ -56,10 +56,14 @@ template <class T> void smallest_jacobian(Pointer displacement, Pointer out, int
   cxr::smallest_jacobian_cpu(to<T>(displacement), batch, height, width, to<T>(out), threads);
 }
 
-void norm_silu(Pointer x, Pointer weight, Pointer bias, Pointer shift, Pointer out, int batch, long pixels, int channels, int groups,
-               double eps, bool half, int threads) {
-  cxr::norm_silu_cpu({to<void>(x), to<float>(weight), to<float>(bias), to<float>(shift), to<void>(out), batch, pixels, channels,
-                      groups, eps, half}, threads);
+cxr::NormBatch norm_batch(Pointer x, Pointer weight, Pointer bias, Pointer shift, Pointer out, int batch, long pixels, int channels,
+                          int groups, double eps, bool half) {
+  return {to<void>(x), to<float>(weight), to<float>(bias), to<float>(shift), to<void>(out), batch, pixels, channels, groups, eps, half};
+}
+
+void norm_silu(const cxr::NormBatch& in, bool device, Pointer workspace, Pointer queue) {
+  CXR_ON_DEVICE(cxr::norm_silu_cuda(in, to<void>(workspace), to<void>(queue)), cxr::norm_silu_cpu(in, int(queue)));
+  (void)device, (void)workspace;
 }
 
 void winograd(Pointer image, Pointer bias, Pointer points, int first, int rows, int height, int width, int channels, size_t stride,
@@ -104,7 +108,11 @@ PYBIND11_MODULE(_kernels, m) {
       .def_readwrite("diffusion", &cxr::DemonsOptions::diffusion)
       .def_readwrite("fluid", &cxr::DemonsOptions::fluid)
       .def_readwrite("tolerance", &cxr::DemonsOptions::tolerance);
+  py::class_<cxr::NormBatch>(m, "NormBatch").def(py::init(&norm_batch));
   m.def("norm_silu", &norm_silu, py::call_guard<py::gil_scoped_release>());
+#ifdef CXR_CUDA_ARCHS
+  m.def("norm_silu_workspace", &cxr::norm_silu_cuda_workspace);
+#endif
   m.def("winograd", &winograd, py::call_guard<py::gil_scoped_release>());
   define<float>(m, "float32");
   define<double>(m, "float64");

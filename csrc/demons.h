@@ -53,12 +53,15 @@ struct NormBatch {
   void* out;                                     // as x
   int batch;
   long pixels;
-  int channels, groups;                          // channels: a multiple of 16
+  int channels, groups;                          // on a CPU channels: a multiple of 16
   double eps;
   bool half;
 };
 
 void norm_silu_cpu(const NormBatch& in, int threads);
+// Bytes of workspace that CUDA needs; -1 = it cannot.
+long norm_silu_cuda_workspace(const NormBatch& in);
+void norm_silu_cuda(const NormBatch& in, void* workspace, void* stream);
 
 // Channels-last images [B,H,W,C], and the 36 points of tiles of 4 x 4 of their pixels [36,rows * tiles a row,C], `stride` apart, of
 // `rows` rows of tiles from the row `first` of the whole batch; C is a multiple of 16. Winograd's transform to the points, of pixels

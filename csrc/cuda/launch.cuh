@@ -52,9 +52,11 @@ namespace cxr {
 
 // The CPU shim runs small blocks and tiles, so that small images have many.
 #ifdef CXR_CUDA_SHIM
-constexpr int block_x = 8, block_y = 4, tile = 8, resident_threads = 32, resident_pixels = 150;
+constexpr int block_x = 8, block_y = 4, tile = 8, resident_threads = 32, resident_pixels = 150, norm_threads = 64;
+constexpr long norm_part = 1024;
 #else
-constexpr int block_x = 32, block_y = 8, tile = 32, resident_threads = 512, resident_pixels = 64 * 64;
+constexpr int block_x = 32, block_y = 8, tile = 32, resident_threads = 512, resident_pixels = 64 * 64, norm_threads = 512;
+constexpr long norm_part = 32 * 1024;  // numbers of an image that a block normalises
 #endif
 constexpr int block_threads = block_x * block_y;
 

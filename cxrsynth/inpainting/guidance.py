@@ -12,6 +12,7 @@ from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import FIELDS, Condition, check_fields
 from cxrsynth.inpainting.embedder import Embedded
 from cxrsynth.inpainting.flow_map import FlowMap
+from cxrsynth.inpainting.recorded import recorded
 from cxrsynth.inpainting.velocity import VelocityField
 
 Baseline = Literal["unknown", "none"]
@@ -57,6 +58,7 @@ class Guided:
     ):
         check_guidance(weight, baseline, interval, rescale)
         self.field, self.region, self.interval, self.rescale = field, region, interval, rescale
+        self.forward = recorded(field)
         terms = branches(condition, weight, baseline)
         self.coefficients = [coefficient for coefficient, _ in terms]
         self.every = field.embed(Condition.cat([asked for _, asked in terms]))
@@ -82,10 +84,10 @@ class Guided:
     ) -> Tensor:
         times = x.new_full((len(x),), t)
         if until is None:
-            return self.field(x, times, region, coordinates, told)
+            return self.forward(x, times, region, coordinates, told)
         if not isinstance(self.field, FlowMap):
             raise UserError("solver is 'jump', but this inpainter was not distilled for it; choose midpoint")
-        return self.field(x, times, region, coordinates, told, x.new_full((len(x),), until))
+        return self.forward(x, times, region, coordinates, told, x.new_full((len(x),), until))
 
     def _rescaled(self, x: Tensor, t: float, guided: Tensor, plain: Tensor) -> Tensor:
         if t >= 1:

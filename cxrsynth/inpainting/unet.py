@@ -1,6 +1,6 @@
 """The velocity field: MONAI's diffusion UNet, told the region, the place in the chest and the condition."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -84,7 +84,7 @@ class VelocityUNet(nn.Module):
         self.unet.class_embedding = nn.Identity()  # type: ignore[assignment]
         if recompute:
             for block in (*self.unet.down_blocks, self.unet.middle_block, *self.unet.up_blocks):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+                block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
         self.embed = ConditionEmbedder(findings, token_width or 32, 4 * channels[0], fields, views, text, bf16=bf16)
 
     def forward(
@@ -110,3 +110,9 @@ class VelocityUNet(nn.Module):
             tokens = told.tokens if self.attends else None
             out = self.unet(inputs, terms.time, context=tokens, class_labels=told.vector)
         return region * terms.velocity(x, self.unfold(out.float()))
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **others: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **others)
+    return checkpoint(forward, *inputs, **others, use_reentrant=False)

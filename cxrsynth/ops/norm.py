@@ -1,13 +1,13 @@
-"""Group normalisation and SiLU in one pass over a channels-last image, on a CPU, without gradients."""
+"""Group normalisation and SiLU in one pass over a channels-last image, without gradients."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cxrsynth.errors import UserError
-from cxrsynth.ops.extension import called_plainly, kernels
+from cxrsynth.ops.extension import called_plainly, kernels, queue
 
-CHANNELS = 16  # must divide their number
+CHANNELS = 16  # must divide their number on a CPU
 
 
 def norm_silu(
@@ -35,18 +35,25 @@ def norm_silu(
     """
     _check(x, weight, bias, shift)
     tensors = (x, weight, bias, shift)
-    here = all(t is None or t.device.type == "cpu" for t in tensors) and x.dtype in (torch.float32, torch.bfloat16)
-    fits = x.shape[1] % CHANNELS == 0 and x.shape[1] % groups == 0 and x.numel() > 0
-    if not (here and fits and x.is_contiguous(memory_format=torch.channels_last) and called_plainly(*tensors)):
+    here = all(t is None or (t.device == x.device and t.device.type in ("cpu", "cuda")) for t in tensors)
+    fits = x.dtype in (torch.float32, torch.bfloat16) and x.shape[1] % groups == 0 and x.numel() > 0
+    laid = x.is_contiguous(memory_format=torch.channels_last) and (x.is_cuda or x.shape[1] % CHANNELS == 0)
+    if not (here and fits and laid and called_plainly(*tensors)):
         return norm_silu_reference(x, groups, weight, bias, eps, shift)
     batch, channels, height, width = x.shape
     out = torch.empty_like(x)
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
     shift = None if shift is None else shift.float().contiguous()
-    kernels().norm_silu(
+    images = kernels().NormBatch(
         x.data_ptr(), weight.data_ptr(), bias.data_ptr(), 0 if shift is None else shift.data_ptr(), out.data_ptr(),
-        batch, height * width, channels, groups, eps, x.dtype == torch.bfloat16, torch.get_num_threads(),
+        batch, height * width, channels, groups, eps, x.dtype == torch.bfloat16,
     )  # fmt: skip
+    device, where = queue(x)
+    needed = kernels().norm_silu_workspace(images) if device else 0
+    if needed < 0:
+        return norm_silu_reference(x, groups, weight, bias, eps, shift)
+    workspace = torch.empty(needed, dtype=torch.uint8, device=x.device) if needed else None
+    kernels().norm_silu(images, device, 0 if workspace is None else workspace.data_ptr(), where)
     return out
 
 

@@ -48,6 +48,35 @@ template <class T> struct Warped {
   std::vector<T> out, grad_image, grad_displacement;
 };
 
+// E: float, or uint16_t for bfloat16. Every width of access, with and without a shift.
+template <class E> void norms(int b, long n, int channels) {
+  const auto bits = [](float v) { uint32_t out; std::memcpy(&out, &v, 4); return out; };
+  const auto number = [](uint16_t v) { const uint32_t high = uint32_t(v) << 16; float out; std::memcpy(&out, &high, 4); return out; };
+  const auto factors = random_values<float>(b * channels, -1, 1);
+  std::vector<E> x;
+  for (float v : random_values<float>(size_t(b) * n * channels, 2, 5)) x.push_back(sizeof(E) == 2 ? E(bits(v) >> 16) : E(v));
+  for (int groups : {3, 6, 12, 24}) {
+    std::vector<E> cpu(x.size()), gpu(x.size());
+    const auto batch = [&](std::vector<E>& out) {
+      return NormBatch{x.data(), factors.data(), factors.data(), groups > 6 ? factors.data() : nullptr, out.data(), b, n, channels,
+                       groups, 1e-5, sizeof(E) == 2};
+    };
+    norm_silu_cpu(batch(cpu), 1);
+    for (bool descending : {false, true}) {
+      shim::descending = descending;
+      std::vector<char> workspace(norm_silu_cuda_workspace(batch(gpu)), char(0xff));
+      norm_silu_cuda(batch(gpu), workspace.data(), nullptr);
+      std::vector<float> expected, found;
+      for (size_t i = 0; i < x.size(); ++i) {
+        expected.push_back(sizeof(E) == 2 ? number(uint16_t(cpu[i])) : float(cpu[i]));
+        found.push_back(sizeof(E) == 2 ? number(uint16_t(gpu[i])) : float(gpu[i]));
+      }
+      same("norm, " + std::to_string(groups) + " groups, " + std::to_string(8 * sizeof(E)) + " bits", b, int(n), expected, found,
+           sizeof(E) == 2 ? 0.016 : 2e-5);
+    }
+  }
+}
+
 template <class T> void warps(int h, int w, bool shim) {
   const int b = 2, c = 3;
   const size_t n = size_t(h) * w;
@@ -63,6 +92,8 @@ template <class T> void warps(int h, int w, bool shim) {
     norm_silu_cpu({pixels.data(), factors.data(), factors.data(), half ? nullptr : factors.data(), normed.data(), b, long(n),
                    channels, 8, 1e-5, half}, half ? 1 : 8);  // by images, by groups
   }
+  if (shim && sizeof(T) == 4) norms<float>(b, long(n), channels);
+  if (shim && sizeof(T) == 8) norms<uint16_t>(b, long(n), channels);
   std::vector<float> points(36 * b * ((h + 3) / 4) * ((w + 3) / 4) * size_t(channels));
   const int rows = b * ((h + 3) / 4);
   winograd_cpu({const_cast<float*>(pixels.data()), nullptr, points.data(), 0, rows, h, w, channels, points.size() / 36}, true, 2);

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOGETHER = 2  # compilers at once
 PATHS = {"portable": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
 CPU = ["dispatch", "demons", "jacobian", "norm", "resize", "warp", "winograd"]
-CUDA = ["warp", "demons"]
+CUDA = ["warp", "demons", "norm"]
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from cxrsynth.ops import build_info, demons, warp
+from cxrsynth.ops.norm import norm_silu
 
 pytestmark = [
     pytest.mark.cuda,
@@ -99,3 +100,22 @@ def test_small_levels_and_tiles_agree_with_the_cpu(size):
         on_gpu = demons(moving.cuda(), fixed.cuda(), **options)
         for ours, theirs in zip(demons(moving, fixed, **options), on_gpu, strict=True):
             torch.testing.assert_close(theirs.cpu(), ours, rtol=0, atol=1e-7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [4, 13, 24, 48, 200])  # an image of one block, and of several
+@pytest.mark.parametrize(("channels", "groups"), [(48, 24), (64, 8), (96, 8), (512, 32), (36, 4)])
+def test_norm_silu(size, channels, groups, dtype):
+    x = (torch.randn(3, channels, size, size) * 2 + 3).to("cuda", dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias, shift = (torch.randn(*shape, device="cuda") for shape in ((channels,), (channels,), (3, channels)))
+    for added in (None, shift):
+        moved = x.double() if added is None else x.double() + shift[:, :, None, None]
+        exact = F.silu(F.group_norm(moved, groups, weight.double(), bias.double(), 1e-5))
+        found = norm_silu(x, groups, weight, bias, 1e-5, added)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        limits = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2**-18, "rtol": 2**-8}
+        torch.testing.assert_close(found.double(), exact, **limits)
+        assert torch.equal(
+            found[1:2], norm_silu(x[1:2], groups, weight, bias, 1e-5, None if added is None else added[1:2])
+        )
