@@ -126,7 +126,7 @@ def test_the_predict_command_makes_the_same_images(run, tmp_path, monkeypatch):
         "splits": str(run / "splits.csv"),
     }
     config["trainer"]["callbacks"][0]["init_args"]["out"] = str(out)
-    config["trainer"] |= {"accelerator": "cpu", "enable_progress_bar": False}
+    config["trainer"] |= {"accelerator": "auto", "enable_progress_bar": False}
     (tmp_path / "synthesize.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
     main(["predict", "--config", str(tmp_path / "synthesize.yaml")])

@@ -68,14 +68,17 @@ template <class T> __device__ T smoothed(const T* line, long stride, int n, int 
   return sum;
 }
 
-// Four neighbouring values smoothed, of which the first is centred on line[radius]: each of 2 radius + 4 inputs is read once.
-template <class T> __device__ void smooth_four(const T* line, int stride, const Taps<T>& taps, T (&sum)[4]) {
+// Four neighbouring values smoothed, of which the first is centred on line[radius]: each of 2 radius + 4 inputs is read once. With a
+// radius R known to the compiler each step is a load and four multiplications; R < 0 = `taps.radius`.
+template <int R, class T> __device__ void smooth_four(const T* line, int stride, const Taps<T>& taps, T (&sum)[4]) {
+  const int r = R < 0 ? taps.radius : R;
   T tap[4] = {};
   for (int k = 0; k < 4; ++k) sum[k] = 0;
-  for (int j = 0; j < 2 * taps.radius + 4; ++j) {
+#pragma unroll
+  for (int j = 0; j < 2 * r + 4; ++j) {
     for (int k = 3; k > 0; --k) tap[k] = tap[k - 1];
-    const int from_centre = j < taps.radius ? taps.radius - j : j - taps.radius;
-    tap[0] = from_centre <= taps.radius ? taps.weight[from_centre] : T(0);
+    const int from_centre = j < r ? r - j : j - r;
+    tap[0] = from_centre <= r ? taps.weight[from_centre] : T(0);
     const T value = line[j * stride];
     for (int k = 0; k < 4; ++k) sum[k] += tap[k] * value;
   }

@@ -42,14 +42,13 @@ template <class T> __device__ void copy_tile(const T* from, T* to, int h, int w)
   });
 }
 
-// out = base + v smoothed. `v` and `a` are shared; base and out [2,H,W] are one item's, base may be null.
-template <class T>
-__device__ void smooth_tile(const TileShape& shape, const T* v, T* a, const Taps<T>& taps, const T* base, int h, int w, T* out) {
-  __syncthreads();
+// out = base + v smoothed. `v` and `a` are shared; base and out [2,H,W] are one item's, base may be null. For R see smooth_four.
+template <int R, class T>
+__device__ void smooth_tile_by(const TileShape& shape, const T* v, T* a, const Taps<T>& taps, const T* base, int h, int w, T* out) {
   for_region<block_threads>(tile / 4, shape.wide(), [&](int group, int y) {
     for (int c = 0; c < 2; ++c) {
       T sum[4];
-      smooth_four(v + c * shape.v_size() + y * shape.v_stride() + 4 * group, 1, taps, sum);
+      smooth_four<R>(v + c * shape.v_size() + y * shape.v_stride() + 4 * group, 1, taps, sum);
       for (int k = 0; k < 4; ++k) a[c * shape.a_size() + y * shape.a_stride() + 4 * group + k] = sum[k];
     }
   });
@@ -58,7 +57,7 @@ __device__ void smooth_tile(const TileShape& shape, const T* v, T* a, const Taps
   for_region<block_threads>(tile, tile / 4, [&](int x, int group) {
     for (int c = 0; c < 2; ++c) {
       T sum[4];
-      smooth_four(a + c * shape.a_size() + 4 * group * shape.a_stride() + x, shape.a_stride(), taps, sum);
+      smooth_four<R>(a + c * shape.a_size() + 4 * group * shape.a_stride() + x, shape.a_stride(), taps, sum);
       for (int k = 0; k < 4; ++k) {
         const int y = y0 + 4 * group + k;
         const long i = (long(c) * h + y) * w + x0 + x;
@@ -66,6 +65,19 @@ __device__ void smooth_tile(const TileShape& shape, const T* v, T* a, const Taps
       }
     }
   });
+}
+
+template <class T>
+__device__ void smooth_tile(const TileShape& shape, const T* v, T* a, const Taps<T>& taps, const T* base, int h, int w, T* out) {
+  __syncthreads();
+  switch (taps.radius) {  // the usual ones: none, and gaussians of sigma 1, 1.5 to 1.75, 2 and 2.5
+    case 0: return smooth_tile_by<0>(shape, v, a, taps, base, h, w, out);
+    case 2: return smooth_tile_by<2>(shape, v, a, taps, base, h, w, out);
+    case 4: return smooth_tile_by<4>(shape, v, a, taps, base, h, w, out);
+    case 5: return smooth_tile_by<5>(shape, v, a, taps, base, h, w, out);
+    case 6: return smooth_tile_by<6>(shape, v, a, taps, base, h, w, out);
+    default: return smooth_tile_by<-1>(shape, v, a, taps, base, h, w, out);
+  }
 }
 
 // What becomes of the update du, already scaled, S being the smoothing.

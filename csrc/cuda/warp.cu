@@ -1,22 +1,39 @@
-// warp(image, d)(p) = image(p + d(p)) and its gradients: one thread a pixel, which loops over the channels.
+// warp(image, d)(p) = image(p + d(p)) and its gradients: a thread loops over the channels of its pixels.
 #include "cuda/launch.cuh"
 #include "demons.h"
 
 namespace cxr {
 namespace {
 
+constexpr int strip = 4;
+
+__device__ inline int clamped_to(int i, int n) { return i < n ? i : n - 1; }
+
 template <class T> __device__ bool within(T p, int n) { return p >= T(0) && p <= T(n - 1); }
 
-template <class T> __global__ void warp_kernel(WarpImages<T> in, int mode, T* out) {
-  const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, b = blockIdx.z;
-  if (x >= in.width || y >= in.height) return;
-  const long size = long(in.height) * in.width, i = long(y) * in.width + x;
-  const T px = T(x) + in.displacement[b * 2 * size + i], py = T(y) + in.displacement[(b * 2 + 1) * size + i];
+// `strip` pixels below each other, so that several loads of a thread are on their way at once; stored when all are there.
+template <class T> __global__ void __launch_bounds__(block_threads) warp_kernel(WarpImages<T> in, int mode, T* out) {
+  const int x = blockIdx.x * block_x + threadIdx.x, top = blockIdx.y * strip * block_y + threadIdx.y, b = blockIdx.z;
+  const long size = long(in.height) * in.width;
+  if (x >= in.width) return;
+  T px[strip], py[strip], value[strip];
+  for (int k = 0; k < strip; ++k) {
+    const int y = clamped_to(top + k * block_y, in.height);
+    const T* u = in.displacement + b * 2 * size + long(y) * in.width + x;
+    px[k] = T(x) + u[0];
+    py[k] = T(y) + u[size];
+  }
   for (int c = 0; c < in.channels; ++c) {
     const long plane = (long(b) * in.channels + c) * size;
     const T* image = in.image + plane;
-    out[plane + i] = mode == bilinear ? sample(image, in.height, in.width, in.width, px, py)
-                                      : image[long(nearest_pixel(py, in.height)) * in.width + nearest_pixel(px, in.width)];
+    for (int k = 0; k < strip; ++k) {
+      value[k] = mode == bilinear ? sample(image, in.height, in.width, in.width, px[k], py[k])
+                                  : image[long(nearest_pixel(py[k], in.height)) * in.width + nearest_pixel(px[k], in.width)];
+    }
+    for (int k = 0; k < strip; ++k) {
+      const int y = top + k * block_y;
+      if (y < in.height) out[plane + long(y) * in.width + x] = value[k];
+    }
   }
 }
 
@@ -57,7 +74,8 @@ __global__ void warp_backward_kernel(WarpImages<T> in, int mode, const T* grad, 
 }  // namespace
 
 template <class T> void warp_cuda(const WarpImages<T>& in, int mode, T* out, void* stream) {
-  CXR_LAUNCH(warp_kernel<T>, pixel_grid(in.height, in.width, in.batch), pixel_block(), 0, stream, in, mode, out);
+  const int rows = (in.height + strip - 1) / strip;
+  CXR_LAUNCH(warp_kernel<T>, pixel_grid(rows, in.width, in.batch), pixel_block(), 0, stream, in, mode, out);
 }
 
 // The caller gives grad_image as zeros: outputs of many threads add to one pixel.

@@ -1,7 +1,8 @@
 """Classifier-free guidance, field by field, in one batched forward."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -10,9 +11,8 @@ from torch import Tensor
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import FIELDS, Condition, check_fields
-from cxrsynth.inpainting.embedder import Embedded
 from cxrsynth.inpainting.flow_map import FlowMap
-from cxrsynth.inpainting.recorded import recorded
+from cxrsynth.inpainting.recorded import Setting, recorded
 from cxrsynth.inpainting.velocity import VelocityField
 
 Baseline = Literal["unknown", "none"]
@@ -57,14 +57,16 @@ class Guided:
         rescale: float = 0.0,
     ):
         check_guidance(weight, baseline, interval, rescale)
-        self.field, self.region, self.interval, self.rescale = field, region, interval, rescale
-        self.forward = recorded(field)
         terms = branches(condition, weight, baseline)
-        self.coefficients = [coefficient for coefficient, _ in terms]
-        self.every = field.embed(Condition.cat([asked for _, asked in terms]))
-        self.plain = field.embed(condition)
-        self.regions, self.places = (torch.cat([part] * len(terms)) for part in (region, coordinates))
-        self.coordinates = coordinates
+        coefficients = tuple(coefficient for coefficient, _ in terms)
+        self.field, self.interval = field, interval
+        self.plain = recorded(Combined(), field, Setting(region, coordinates, field.embed(condition)))
+        self.guided = self.arrived = self.plain
+        if len(terms) > 1:
+            regions, places = (torch.cat([part] * len(terms)) for part in (region, coordinates))
+            every = Setting(regions, places, field.embed(Condition.cat([asked for _, asked in terms])))
+            self.guided = recorded(Combined(coefficients, rescale), field, every)
+            self.arrived = recorded(Combined(coefficients), field, every)  # at t = 1 nothing is left to rescale
 
     def __call__(self, x: Tensor, t: float, until: float | None = None) -> Tensor:
         """Velocity `[B, 1, H, W]` at the state `x` `[B, 1, H, W]` and the time t in [0, 1].
@@ -72,31 +74,45 @@ class Guided:
         With `until`, the mean velocity from t to that time, which only a `FlowMap` knows.
         """
         low, high = self.interval
-        count = len(self.coefficients)
-        if count == 1 or not low <= t <= high:
-            return self._ask(x, t, until, self.region, self.coordinates, self.plain)
-        parts = self._ask(torch.cat([x] * count), t, until, self.regions, self.places, self.every).chunk(count)
-        guided = sum((c * part for c, part in zip(self.coefficients, parts, strict=True)), torch.zeros_like(x))
-        return self._rescaled(x, t, guided, parts[-1]) if self.rescale else guided
-
-    def _ask(
-        self, x: Tensor, t: float, until: float | None, region: Tensor, coordinates: Tensor, told: Condition | Embedded
-    ) -> Tensor:
-        times = x.new_full((len(x),), t)
+        ask = self.plain if not low <= t <= high else self.guided if t < 1 else self.arrived
         if until is None:
-            return self.forward(x, times, region, coordinates, told)
+            return ask(x, t)
         if not isinstance(self.field, FlowMap):
             raise UserError("solver is 'jump', but this inpainter was not distilled for it; choose midpoint")
-        return self.forward(x, times, region, coordinates, told, x.new_full((len(x),), until))
+        return ask(x, t, until)
 
-    def _rescaled(self, x: Tensor, t: float, guided: Tensor, plain: Tensor) -> Tensor:
-        if t >= 1:
+
+@dataclass(frozen=True)
+class Combined:
+    """Velocities of all branches, asked in one batch and summed (see `Ask`).
+
+    Args:
+        coefficients: Of the branches; the last is the whole condition.
+        rescale: See `Guided`.
+    """
+
+    coefficients: tuple[float, ...] = (1.0,)
+    rescale: float = 0.0
+
+    def __call__(self, field: VelocityField, x: Tensor, times: Sequence[Tensor], setting: Setting) -> Tensor:
+        """Velocity `[B, Z, H, W]`; the setting is that of B images for each branch."""
+        count = len(self.coefficients)
+        now, *until = (time.repeat(count) for time in times)
+        parts = field(x.repeat(count, 1, 1, 1), now, setting.region, setting.coordinates, setting.told, *until)
+        if count == 1:
+            return parts
+        each = parts.chunk(count)
+        guided = sum((c * part for c, part in zip(self.coefficients, each, strict=True)), torch.zeros_like(x))
+        if not self.rescale:
             return guided
+        return self._rescaled(x, times[0].view(-1, 1, 1, 1), guided, each[-1], setting.region[: len(x)])
+
+    def _rescaled(self, x: Tensor, t: Tensor, guided: Tensor, plain: Tensor, region: Tensor) -> Tensor:
         image = x + (1 - t) * guided
-        mean, spread = _moments(image, self.region)
-        ratio = _moments(x + (1 - t) * plain, self.region)[1] / spread
+        mean, spread = _moments(image, region)
+        ratio = _moments(x + (1 - t) * plain, region)[1] / spread
         factor = 1 + self.rescale * (ratio - 1)
-        return self.region * ((mean + (image - mean) * factor - x) / (1 - t))
+        return region * ((mean + (image - mean) * factor - x) / (1 - t))
 
 
 def branches(condition: Condition, weight: Weights, baseline: Baseline = "unknown") -> list[tuple[float, Condition]]:

@@ -1,10 +1,11 @@
-"""Velocity fields on a GPU as CUDA graphs: the hundreds of small kernels of a forward are started as one."""
+"""Velocities on a GPU from CUDA graphs: the hundreds of small kernels of a forward are started as one."""
 
 import copy
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,39 +19,57 @@ from cxrsynth.inpainting.velocity import VelocityField
 from cxrsynth.precision import has_bf16
 
 FIELDS = (VelocityUNet, VelocityDiT, FlowMap)  # and no subclasses: sharding makes these
-PATIENCE = 2  # forwards of a shape that go by before it is recorded, which takes as long as several
-MOST = 4  # recordings of a field that are kept; each holds the memory of a forward
+MOST = 8  # recordings of a field that are kept
 
-Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], object]]]
+Record = Callable[[Callable[[], Tensor], Any], tuple[Tensor, Callable[[], object]]]
 
 
-def recorded(field: VelocityField) -> Callable[..., Tensor]:
-    """The forward of a field; on a GPU and without gradients, shapes that come again run from a recording.
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a velocity field is given besides state and time."""
 
-    A recording in bfloat16 has weights of its own, which saves casting them in every forward. Ask anew once the weights
-    may have changed: recordings of those before are then dropped. `CXRSYNTH_CUDA_GRAPHS=0` in the environment turns
-    recording off.
+    region: Tensor
+    coordinates: Tensor
+    told: Condition | Embedded
+
+
+class Ask(Hashable, Protocol):
+    """Asks a field for a velocity. What is not in the arguments must be in the hash."""
+
+    def __call__(self, field: VelocityField, x: Tensor, times: Sequence[Tensor], setting: Setting) -> Tensor:
+        """Velocity at the state `x` and the times `[B]`: now, and for a `FlowMap` the step's end."""
+
+
+def recorded(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., Tensor]:
+    """`ask` as a function of the state and the times as numbers; on a GPU and without gradients, from a recording.
+
+    A recording in bfloat16 has weights of its own, which saves casting them in every forward. Call this anew once
+    weights may have changed: recordings of those before are then dropped. `CXRSYNTH_CUDA_GRAPHS=0` in the environment
+    turns recording off.
 
     Args:
+        ask: What is computed.
         field: The field. Fields of other classes than ours, and sharded ones, are not recorded.
-
-    Returns:
-        Called as the field is.
+        setting: Stays as it is from call to call.
     """
-    if os.environ.get("CXRSYNTH_CUDA_GRAPHS") == "0" or not recordable(field):
-        return field
+
+    def plainly(x: Tensor, *times: float) -> Tensor:
+        return ask(field, x, [x.new_full((len(x),), t) for t in times], setting)
+
+    told = setting.told
+    if isinstance(told, Condition) or not recordable(field) or os.environ.get("CXRSYNTH_CUDA_GRAPHS") == "0":
+        return plainly
     module = cast(nn.Module, field)
     state = _state(module)
     recordings = getattr(module, "recordings", None)
     if recordings is None or recordings.state != state:
         module.recordings = recordings = Recordings(state)  # type: ignore[assignment]
 
-    def forward(
-        x: Tensor, t: Tensor, region: Tensor, coordinates: Tensor, condition: Condition | Embedded, *until: Tensor
-    ) -> Tensor:
-        if isinstance(condition, Condition) or torch.is_grad_enabled() or not can_record(x.device):
-            return module(x, t, region, coordinates, condition, *until)
-        return recordings(module, x, t, region, coordinates, condition.tokens, condition.vector, *until)
+    def forward(x: Tensor, *times: float) -> Tensor:
+        if torch.is_grad_enabled() or not can_record(x.device):
+            return plainly(x, *times)
+        recording = recordings.find(ask, module, x, times, setting)
+        return recording(x, times, setting) if recording else plainly(x, *times)
 
     return forward
 
@@ -66,28 +85,42 @@ def can_record(device: torch.device) -> bool:
 
 
 class Recording:
-    """A function of tensors over memory of its own.
+    """What `ask` does, over memory of its own.
 
     Args:
-        function: What is recorded.
-        inputs: What it is called with, as an example.
+        ask: What is recorded.
+        field: The field.
+        x: A state, as an example; as are the others.
+        times: Its times.
+        setting: Its setting.
         record: Runs a function without arguments; its result, and what writes that result anew.
+        pool: Memory that `record` shares with others.
     """
 
-    def __init__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], record: Record):
-        self.inputs = [given.clone() for given in inputs]
-        self.result, self.again = record(lambda: function(*self.inputs))
+    def __init__(
+        self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting, record: Record, pool: Any
+    ):
+        self.x, self.times = x.clone(), [x.new_full((len(x),), t) for t in times]
+        self.setting, self.tensors = setting, [part.clone() for part in _tensors(setting)]
+        region, coordinates, tokens, vector = self.tensors
+        own = Setting(region, coordinates, Embedded(tokens, vector))
+        self.result, self.again = record(lambda: ask(cast(VelocityField, field), self.x, self.times, own), pool)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The function's result for inputs shaped as the example was."""
-        for kept, given in zip(self.inputs, inputs, strict=True):
-            kept.copy_(given)
+    def __call__(self, x: Tensor, times: Sequence[float], setting: Setting) -> Tensor:
+        """The velocity for what is shaped as the example was."""
+        if setting is not self.setting:
+            self.setting = setting
+            for kept, part in zip(self.tensors, _tensors(setting), strict=True):
+                kept.copy_(part)
+        self.x.copy_(x)
+        for held, t in zip(self.times, times, strict=True):
+            held.fill_(t)
         self.again()
         return self.result.clone()
 
 
 class Recordings:
-    """The recordings of a field, by the shapes of its inputs. A copy of the field starts without any.
+    """The recordings of a field. A copy of the field starts without any.
 
     Args:
         state: Of its weights.
@@ -95,8 +128,8 @@ class Recordings:
 
     def __init__(self, state: tuple = ()):
         self.state = state
-        self.seen: dict[tuple, int] = {}
         self.kept: dict[tuple, Recording | None] = {}  # None = it could not be recorded
+        self.pools: dict[int, Any] = {}  # by stream
         self.field: nn.Module | None = None  # that runs in the recordings
 
     def __deepcopy__(self, memo: dict) -> "Recordings":
@@ -105,29 +138,27 @@ class Recordings:
     def __reduce__(self) -> tuple[type, tuple]:
         return Recordings, ()
 
-    def __call__(self, field: nn.Module, *inputs: Tensor) -> Tensor:
-        """The field's velocity; `inputs` as the field's, the condition as tokens and vector."""
-        device = inputs[0].device
-        key = (
-            stream_of(device),
-            torch.is_autocast_enabled(device.type),
-            *((given.shape, given.dtype) for given in inputs),
-        )
-        self.seen[key] = self.seen.get(key, 0) + 1
-        if key not in self.kept and self.seen[key] > PATIENCE:
-            self.kept[key] = self._record(field, inputs)
+    def find(self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting) -> Recording | None:
+        """The recording for these shapes, made if there is none; None where that is not possible."""
+        stream, tensors = stream_of(x.device), (x, *_tensors(setting))
+        shapes = tuple((part.shape, part.dtype) for part in tensors)
+        key = (ask, len(times), stream, torch.is_autocast_enabled(x.device.type), shapes)
+        if key not in self.kept:
+            self.kept[key] = self._record(ask, field, x, times, setting, stream)
             while len(self.kept) > MOST:
                 self.kept.pop(next(iter(self.kept)))
-        recording = self.kept.get(key)
-        return recording(*inputs) if recording else _forward(field, *inputs)
+        return self.kept[key]
 
-    def _record(self, field: nn.Module, inputs: Sequence[Tensor]) -> Recording | None:
+    def _record(
+        self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting, stream: int
+    ) -> Recording | None:
         caching = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)  # it lets go of cast weights that the recording would read
         try:
             with torch.inference_mode(False), torch.no_grad():  # buffers of inference mode could not be filled later
                 own = self.field = self.field or with_half_weights(field)
-                return Recording(lambda *given: _forward(own, *given), inputs, record_graph)
+                pool = self.pools.setdefault(stream, new_pool(x.device))
+                return Recording(ask, own, x, times, setting, record_graph, pool)
         except RuntimeError as error:
             warnings.warn(f"a velocity field could not become a CUDA graph and runs without one: {error}", stacklevel=2)
             return None
@@ -152,18 +183,22 @@ def with_half_weights(field: nn.Module) -> nn.Module:
     return copied
 
 
-def record_graph(function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
-    """Record a function as a CUDA graph (see `Record`). Other threads may use the GPU meanwhile."""
+def record_graph(function: Callable[[], Tensor], pool: Any) -> tuple[Tensor, Callable[[], object]]:
+    """Record a function as a CUDA graph (see `Recording`). Other threads may use the GPU meanwhile."""
     current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
     aside.wait_stream(current)
     with torch.cuda.stream(aside):
         function()  # what a first call sets up must not be part of it
     current.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
         result = function()
-    graph.replay()
     return result, graph.replay
+
+
+def new_pool(device: torch.device) -> Any:
+    """Memory for the recordings of a stream: as one runs after the other, they can share it."""
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 def stream_of(device: torch.device) -> int:
@@ -171,10 +206,9 @@ def stream_of(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-def _forward(field: nn.Module, *inputs: Tensor) -> Tensor:
-    x, t, region, coordinates, tokens, vector, *until = inputs
-    result: Tensor = field(x, t, region, coordinates, Embedded(tokens, vector), *until)
-    return result
+def _tensors(setting: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    told = cast(Embedded, setting.told)
+    return setting.region, setting.coordinates, told.tokens, told.vector
 
 
 def _state(field: nn.Module) -> tuple:

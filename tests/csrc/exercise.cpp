@@ -214,7 +214,7 @@ void cuda() {
 
 // Kernels as wide as none, the widest of a tile and wider; a stop by tolerance; more levels; no iteration.
 void cuda_extremes() {
-  for (int radius : {0, 1, 8, 9, 20}) {
+  for (int radius : {0, 1, 2, 4, 5, 6, 8, 9, 20}) {
     for (int bits = 0; bits < 4; ++bits) {
       DemonsOptions options = options_of(esm, bits & 1, false, bits & 2);
       options.diffusion.assign(radius + 1, 1.0 / (2 * radius + 1));

@@ -9,7 +9,8 @@ from cxrsynth.inpainting import recorded as module
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.dit import VelocityDiT
 from cxrsynth.inpainting.flow_map import FlowMap
-from cxrsynth.inpainting.recorded import MOST, PATIENCE, recorded, with_half_weights
+from cxrsynth.inpainting.guidance import Combined
+from cxrsynth.inpainting.recorded import MOST, Setting, recorded, with_half_weights
 from cxrsynth.inpainting.unet import VelocityUNet
 
 FINDINGS = ["Effusion", "Nodule"]
@@ -29,12 +30,18 @@ def dit(bf16=False):
     return field.eval()
 
 
-def inputs(field, batch=2, size=16, device="cpu"):
-    x, places = torch.randn(batch, 1, size, size), torch.rand(batch, 2, size, size)
-    region = (torch.rand(batch, 1, size, size) > 0.5).float()
-    asked = Condition.from_names([[FINDINGS[int(torch.randint(2, ()))]] for _ in range(batch)], FINDINGS)
-    given = [part.to(device) for part in (x, torch.rand(batch), region, places)]
-    return *given, field.embed(asked.to(device))
+def example(field, batch=2, size=16, device="cpu", count=1):
+    """A state, times and the setting of `count` branches."""
+    x, places = torch.randn(batch, 1, size, size), torch.rand(count * batch, 2, size, size)
+    region = (torch.rand(count * batch, 1, size, size) > 0.5).float()
+    asked = [[FINDINGS[int(torch.randint(2, ()))]] for _ in range(count * batch)]
+    told = field.embed(Condition.from_names(asked, FINDINGS).to(device))
+    times = torch.rand(2).tolist()[: 2 if isinstance(field, FlowMap) else 1]
+    return x.to(device), times, Setting(region.to(device), places.to(device), told)
+
+
+def direct(ask, field, x, times, setting):
+    return ask(field, x, [torch.full((len(x),), t, device=x.device) for t in times], setting)
 
 
 @pytest.fixture
@@ -42,9 +49,9 @@ def graphs(monkeypatch):
     """What a GPU does: run what was recorded over the memory that it was recorded with. Counts recordings and runs."""
     counts = {"recorded": 0, "run": 0}
 
-    def record(function):
+    def record(function, pool):
         counts["recorded"] += 1
-        result = function().clone()
+        result = torch.full_like(function(), torch.nan)
 
         def again():
             counts["run"] += 1
@@ -57,49 +64,55 @@ def graphs(monkeypatch):
     return counts
 
 
+ASKS = [Combined(), Combined((-1.0, 2.0)), Combined((-0.5, -0.5, 2.0), 0.7)]
+MAKERS = [unet, dit, lambda bf16=False: FlowMap(unet(bf16)), lambda bf16=False: FlowMap(dit(bf16))]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("make", [unet, dit, lambda: FlowMap(unet()), lambda: FlowMap(dit())])
-def test_a_recording_is_the_field(graphs, make):
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_recording_is_what_it_was_made_from(graphs, make, ask):
     field = make().eval()
-    for turn in range(PATIENCE + 3):
-        given = inputs(field)
-        if isinstance(field, FlowMap):
-            given = (*given, torch.ones(2))
-        assert torch.equal(recorded(field)(*given), field(*given))
-        assert graphs == {"recorded": int(turn >= PATIENCE), "run": max(0, turn + 1 - PATIENCE)}
+    for setting in range(3):  # in turns, as of two samplers at work
+        x, times, given = example(field, count=len(ask.coefficients))
+        for turn in range(2):
+            found = recorded(ask, field, given)(x + turn, *times)
+            torch.testing.assert_close(found, direct(ask, field, x + turn, times, given), rtol=0, atol=0)
+        assert graphs == {"recorded": 1, "run": 2 * setting + 2}
 
 
 @torch.no_grad()
 def test_results_of_calls_do_not_share_memory(graphs):
     field = unet()
-    results = [recorded(field)(*inputs(field)) for _ in range(PATIENCE + 3)]
-    assert len({result.data_ptr() for result in results}) == len(results)
-    assert not torch.equal(results[-1], results[-2])
+    x, times, setting = example(field)
+    forward = recorded(Combined(), field, setting)
+    results = [forward(x + turn, *times) for turn in range(3)]
+    assert len({result.data_ptr() for result in results}) == 3
+    assert not torch.equal(results[0], results[1])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", [unet, dit])
-def test_half_weights_change_no_bit(graphs, make, monkeypatch):
+@pytest.mark.parametrize("make", MAKERS)
+def test_half_weights_change_no_bit(make, monkeypatch):
     for name in ("cxrsynth.precision.has_bf16", "cxrsynth.inpainting.recorded.has_bf16"):
         monkeypatch.setattr(name, lambda kind: True)
-    field = make(bf16=True)
-    for whole in (field, FlowMap(field)):
-        given = (*inputs(whole), torch.ones(2))[: 6 if isinstance(whole, FlowMap) else 5]
-        half = with_half_weights(whole)
-        assert torch.equal(half(*given), whole(*given))
-        assert {w.dtype for w in whole.parameters()} == {torch.float32}
-        assert {w.dtype for w in half.parameters()} == {torch.float32, torch.bfloat16}
-    whole = make()
-    assert with_half_weights(whole) is whole
+    field = make(bf16=True).eval()
+    given, half = example(field), with_half_weights(field)
+    assert torch.equal(direct(Combined(), half, *given), direct(Combined(), field, *given))
+    assert {w.dtype for w in field.parameters()} == {torch.float32}
+    assert {w.dtype for w in half.parameters()} == {torch.float32, torch.bfloat16}
+    field = make()
+    assert with_half_weights(field) is field
 
 
 @torch.no_grad()
 def test_other_shapes_are_recorded_apart_and_the_oldest_go(graphs):
     field = unet()
     for batch in range(1, MOST + 2):
-        for _ in range(PATIENCE + 1):
-            given = inputs(field, batch)
-            assert torch.equal(recorded(field)(*given), field(*given))
+        x, times, setting = example(field, batch)
+        assert torch.equal(
+            recorded(Combined(), field, setting)(x, *times), direct(Combined(), field, x, times, setting)
+        )
     assert graphs["recorded"] == MOST + 1
     assert len(field.recordings.kept) == MOST
 
@@ -107,61 +120,59 @@ def test_other_shapes_are_recorded_apart_and_the_oldest_go(graphs):
 @torch.no_grad()
 def test_new_weights_are_seen(graphs):
     field, other = unet(), unet()
-    given = inputs(field)
-    for _ in range(PATIENCE + 1):
-        recorded(field)(*given)
-    before = recorded(field)(*given)
+    x, times, setting = example(field)
+    before = recorded(Combined(), field, setting)(x, *times)
     field.load_state_dict(other.state_dict())
-    for _ in range(PATIENCE + 2):
-        assert torch.equal(recorded(field)(*given), other(*given))
-    assert not torch.equal(before, other(*given))
+    after = [recorded(Combined(), field, setting)(x, *times) for _ in range(2)]
+    assert torch.equal(after[0], after[1])
+    assert torch.equal(after[0], direct(Combined(), other, x, times, setting))
+    assert not torch.equal(before, after[0])
     assert graphs["recorded"] == 2
 
 
 def test_gradients_subclasses_and_the_switch(graphs, monkeypatch):
-    field = unet()
-    forward, given = recorded(field), inputs(field)
-    for _ in range(PATIENCE + 2):
-        assert forward(*given).requires_grad
-
     class Sharded(VelocityUNet):
         pass
 
-    sharded = unet()
-    sharded.__class__ = Sharded
-    assert recorded(sharded) is sharded
-    monkeypatch.setenv("CXRSYNTH_CUDA_GRAPHS", "0")
-    assert recorded(field) is field
-    assert graphs["recorded"] == 0
+    field = unet()
+    x, times, setting = example(field)
+    assert recorded(Combined(), field, setting)(x, *times).requires_grad
+    with torch.no_grad():
+        field.__class__ = Sharded
+        recorded(Combined(), field, setting)(x, *times)
+        field.__class__ = VelocityUNet
+        monkeypatch.setenv("CXRSYNTH_CUDA_GRAPHS", "0")
+        recorded(Combined(), field, setting)(x, *times)
+        assert graphs["recorded"] == 0
+        monkeypatch.delenv("CXRSYNTH_CUDA_GRAPHS")
+        recorded(Combined(), field, setting)(x, *times)
+    assert graphs["recorded"] == 1
 
 
 @torch.no_grad()
 def test_copies_start_without_recordings(graphs):
     field = unet()
-    given = inputs(field)
-    for _ in range(PATIENCE + 1):
-        expected = recorded(field)(*given)
-    names = list(field.state_dict())
+    x, times, setting = example(field)
+    expected = recorded(Combined(), field, setting)(x, *times)
     for copied in (copy.deepcopy(field), pickle.loads(pickle.dumps(field))):
         assert not copied.recordings.kept
-        assert list(copied.state_dict()) == names
-        assert torch.equal(recorded(copied)(*given), expected)
+        assert list(copied.state_dict()) == list(field.state_dict())
+        assert torch.equal(recorded(Combined(), copied, setting)(x, *times), expected)
 
 
 @torch.no_grad()
 def test_what_cannot_be_recorded_runs(graphs, monkeypatch):
-    def fails(function):
+    def fails(function, pool):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(module, "record_graph", fails)
     field = unet()
-    given = inputs(field)
-    for _ in range(PATIENCE):
-        recorded(field)(*given)
+    x, times, setting = example(field)
+    forward, expected = recorded(Combined(), field, setting), direct(Combined(), field, x, times, setting)
     with pytest.warns(UserWarning, match="could not become a CUDA graph"):
-        assert torch.equal(recorded(field)(*given), field(*given))
+        assert torch.equal(forward(x, *times), expected)
     assert torch.is_autocast_cache_enabled()
-    assert torch.equal(recorded(field)(*given), field(*given))
+    assert torch.equal(forward(x, *times), expected)
 
 
 @pytest.mark.parametrize("settings", [{}, {"solver": "heun", "guidance": {"findings": 3.0}, "rescale": 0.5}])
@@ -173,30 +184,30 @@ def test_inpainting_is_the_same(graphs, monkeypatch, settings):
     asked = Condition.from_names([["Effusion"], ["Nodule"]], FINDINGS)
     options = {"velocity": field, "size": 16, "seeds": [1, 2], "steps": 4, **settings}
     with torch.inference_mode():
-        recording = inpaint(image, region, asked, **options)
-    assert graphs["recorded"] == 1
+        first = inpaint(image, region, asked, **options)
+    recordings = dict(graphs)
     again = inpaint(image, region, asked, **options)  # what was recorded in inference mode serves outside it too
-    assert graphs == {"recorded": 1, "run": 14}
-    graphs["recorded"] = 0
-    del field.recordings
+    assert graphs == {"recorded": recordings["recorded"], "run": 16}
+    assert torch.equal(again, first)
     monkeypatch.setattr(module, "can_record", lambda device: False)
-    assert torch.equal(recording, inpaint(image, region, asked, **options))
-    assert torch.equal(again, recording)
-    assert graphs["recorded"] == 0
+    assert torch.equal(first, inpaint(image, region, asked, **options))
+    assert graphs["run"] == 16
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @torch.no_grad()
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("make", [unet, dit, lambda bf16: FlowMap(unet(bf16)), lambda bf16: unet(bf16, recompute=True)])
-def test_graphs_on_a_gpu(make, bf16, recwarn):
+@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("make", [*MAKERS, lambda bf16=False: unet(bf16, recompute=True)])
+def test_graphs_on_a_gpu(make, ask, bf16, recwarn):
     field = make(bf16).cuda().eval()
-    for _ in range(PATIENCE + 3):
-        given = inputs(field, device="cuda")
-        if isinstance(field, FlowMap):
-            given = (*given, torch.ones(2, device="cuda"))
-        torch.testing.assert_close(recorded(field)(*given), field(*given), rtol=1e-4, atol=1e-4)
+    for _ in range(3):
+        x, times, given = example(field, device="cuda", count=len(ask.coefficients))
+        for turn in range(2):
+            found = recorded(ask, field, given)(x + turn, *times)
+            torch.testing.assert_close(found, direct(ask, field, x + turn, times, given), rtol=1e-3, atol=1e-3)
+            assert torch.equal(found, recorded(ask, field, given)(x + turn, *times))
     assert len(field.recordings.kept) == 1
     assert all(field.recordings.kept.values())
     assert not [w for w in recwarn if "CUDA graph" in str(w.message)]
