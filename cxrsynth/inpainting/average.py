@@ -46,6 +46,16 @@ class AverageMaps:
         count = float(self.count[finding])
         return self.total[finding].cpu() / count if count else None
 
+    def of_batch(self, finding: Tensor) -> Tensor:
+        """The average maps of a batch's findings, float32 `[B, 1, SIDE, SIDE]`; 0 where none is known.
+
+        Args:
+            finding: int64 `[B]`; -1 = none.
+        """
+        rows = finding.clamp_min(0)
+        means = self.total.to(finding.device)[rows] / self.count.to(finding.device)[rows, None, None].clamp_min(1)
+        return (means * (finding >= 0)[:, None, None])[:, None]
+
     def state(self) -> dict[str, Tensor]:
         """Plain tensors for a checkpoint."""
         return {"total": self.total.cpu(), "count": self.count.cpu()}

@@ -43,6 +43,7 @@ def draw_examples(
     jitter: float = 0.0,
     generator: torch.Generator | None = None,
     epoch: int = 0,
+    averages: Tensor | None = None,
 ) -> Examples:
     """Draw a region for each image of a batch and cut out its window.
 
@@ -58,6 +59,7 @@ def draw_examples(
         jitter: See `windows_around`.
         generator: Source of the draws, on the CPU.
         epoch: See `Teller`.
+        averages: Average map of each image's finding (see `draw_regions`).
 
     Raises:
         UserError: The batch has no maps.
@@ -65,7 +67,7 @@ def draw_examples(
     if "map" not in batch:
         raise UserError("maps is not given to the datamodule; give it, the inpainter paints where attention maps point")
     image, finding = batch["image"], batch["finding"]
-    region = draw_regions(batch["map"], finding >= 0, regions, share, generator, batch.get("lungs"))
+    region = draw_regions(batch["map"], finding >= 0, regions, share, generator, batch.get("lungs"), averages)
     windows = windows_around(region, context=context, minimum=minimum, jitter=jitter, generator=generator)
     return Examples(
         image=2 * windows.crop(image, size) - 1,

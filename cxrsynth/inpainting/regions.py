@@ -1,4 +1,4 @@
-"""The regions that a training paints: attention-shaped, lesion-shaped, boxes, lungs and the full image."""
+"""The regions that a training paints: attention-shaped, lesion-shaped, boxes, average places, lungs, the full image."""
 
 import math
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from cxrsynth.attention.region import smallest_area
 from cxrsynth.errors import UserError
 
-Kind = Literal["attention", "blob", "box", "full", "lungs"]
+Kind = Literal["attention", "blob", "box", "full", "lungs", "average"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+AVERAGE_SHARE = (0.5, 0.8)  # of an average map's mass; painting takes 0.7
 GROW = 2  # pixels by which an attention-shaped region is widened, as `region_from_map` does when painting
 
 
@@ -80,11 +81,13 @@ def draw_regions(
     share: tuple[float, float] = (0.35, 0.7),
     generator: torch.Generator | None = None,
     lungs: Tensor | None = None,
+    averages: Tensor | None = None,
 ) -> Tensor:
     """One region for each image of a training batch.
 
-    A diseased image is painted where its map lies: the map's own shape, a blob or a box about it, or everywhere (always
-    everywhere when its map is empty). A healthy image borrows the map of a diseased one of the batch, so that shape
+    A diseased image is painted where its map lies: the map's own shape, a blob or a box about it, where its finding lies
+    on average (if at least half of its map is there), or everywhere (always everywhere when its map is empty). A healthy
+    image borrows the map of a diseased one of the batch, so that shape
     and place do not tell the finding; half of its blobs and boxes lie anywhere.
 
     Args:
@@ -94,6 +97,7 @@ def draw_regions(
         share: Range of the share of the map's mass that its region holds.
         generator: Source of the draws, on the CPU.
         lungs: Masks of the lungs, `[B, 1, H, W]`, 0 where unknown; an image without one is painted everywhere instead.
+        averages: Average map of each image's finding, `[B, 1, h, w]`, 0 where unknown: then its own map is used.
 
     Returns:
         `[B, 1, H, W]` in {0, 1}, none empty.
@@ -104,7 +108,7 @@ def draw_regions(
     donors = _donors(diseased & maps.flatten(1).any(1), generator).to(maps.device)
     low, high = share
     shares = low + (high - low) * torch.rand(batch, generator=generator)
-    shaped = F.max_pool2d(smallest_area(maps[donors], shares.to(maps.device)), 2 * GROW + 1, 1, GROW)
+    shaped = _shape(maps[donors], shares)
     boxes = bounding_boxes(shaped).cpu()
     boxes = boxes + 0.15 * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2) * (
         torch.rand(batch, 4, generator=generator) - 0.5
@@ -118,11 +122,27 @@ def draw_regions(
         "blob": blob_region(boxes, height, width, generator).to(maps.device),
         "box": box_region(boxes, height, width).to(maps.device),
         "full": torch.ones_like(maps),
+        "average": shaped,
         "lungs": torch.zeros_like(maps) if lungs is None else (lungs > 0.5).to(maps.dtype),
     }
+    if averages is not None and mix.get("average"):
+        choices["average"] = _average_region(averages[donors], maps[donors], shaped, generator)
     region = torch.stack([choices[kind] for kind in KINDS])[kinds, torch.arange(batch)]
     lost = ~region.flatten(1).any(1)  # no map, no lungs: the lesion may be anywhere
     return torch.where(lost.view(-1, 1, 1, 1), 1.0, region)
+
+
+def _shape(maps: Tensor, shares: Tensor) -> Tensor:
+    return F.max_pool2d(smallest_area(maps, shares.to(maps.device)), 2 * GROW + 1, 1, GROW)
+
+
+def _average_region(averages: Tensor, maps: Tensor, shaped: Tensor, generator: torch.Generator | None) -> Tensor:
+    low, high = AVERAGE_SHARE
+    shares = low + (high - low) * torch.rand(len(maps), generator=generator)
+    region = _shape(F.interpolate(averages.to(maps), maps.shape[-2:], mode="bilinear"), shares)
+    held = (region * maps).sum((1, 2, 3), keepdim=True) >= 0.5 * maps.sum((1, 2, 3), keepdim=True)
+    known = averages.to(maps).sum((1, 2, 3), keepdim=True) > 0
+    return torch.where(held & known, region, shaped)
 
 
 def _donors(mapped: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -81,7 +81,7 @@ class InpaintingTask(L.LightningModule):
         drop_all: Probability that an image loses its whole condition in training.
         drop_each: Probability that a finding is forgotten on its own in training.
         drop: Probability that an image loses a field, by field: findings, text, view, sex, age; 0 where not named.
-        regions: Weight of each kind of training region: attention, blob, box, lungs, full.
+        regions: Weight of each kind of training region: attention, blob, box, average, lungs, full.
         share: Range of the share of a map's mass that its training region holds.
         context: Margin of the window, in parts of the region's extent.
         minimum: Smallest window, in parts of the image's longer side.
@@ -338,6 +338,7 @@ class InpaintingTask(L.LightningModule):
             jitter=jitter,
             generator=generator,
             epoch=epoch,
+            averages=self.average_maps.of_batch(batch["finding"]),
             **{name: hp[name] for name in ("size", "share", "context", "minimum")},
         )
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from cxrsynth.errors import UserError
+from cxrsynth.inpainting.average import AverageMaps
 from cxrsynth.inpainting.examples import draw_examples
 from cxrsynth.inpainting.regions import (
     KINDS,
@@ -86,6 +87,29 @@ def test_lungs_are_painted_where_they_are_known():
     assert torch.equal(region[:2], lungs[:2])
     assert region[2].all()
     assert draw_regions(gaussian(2), torch.tensor([True, False]), {"lungs": 1.0}).all()
+
+
+def test_average_places_are_painted_where_they_hold_the_lesion():
+    maps, averages = gaussian(4), torch.zeros(4, 1, 8, 8)
+    averages[:2, :, 1:4, 3:7] = 1  # about the lesion
+    averages[2, :, 6:, :2] = 1  # elsewhere; of the last nothing is known
+    diseased, mix = torch.ones(4, dtype=torch.bool), {"average": 1.0}
+    region = draw_regions(maps, diseased, mix, (0.5, 0.5), averages=averages)
+    shaped = draw_regions(maps, diseased, {"attention": 1.0}, (0.5, 0.5))
+    assert torch.equal(region[2:], shaped[2:])
+    assert (region[:2].flatten(1).sum(1) > shaped[:2].flatten(1).sum(1)).all()
+    healthy = draw_regions(maps * diseased.view(-1, 1, 1, 1), diseased & (torch.arange(4) != 1), mix, averages=averages)
+    assert healthy[1].any()
+    assert torch.equal(draw_regions(maps, diseased, mix, (0.5, 0.5)), shaped)
+
+
+def test_average_maps_of_a_batch():
+    known = AverageMaps(3)
+    known.add(torch.rand(5, 1, 64, 64), torch.tensor([0, 0, 2, -1, 0]))
+    found = known.of_batch(torch.tensor([2, -1, 1, 0]))
+    for row, finding in ((0, 2), (3, 0)):
+        torch.testing.assert_close(found[row, 0], known.of(finding))
+    assert not found[1:3].any()
 
 
 def test_examples_are_reproducible_and_in_range():
