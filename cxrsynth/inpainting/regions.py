@@ -85,10 +85,10 @@ def draw_regions(
 ) -> Tensor:
     """One region for each image of a training batch.
 
-    A diseased image is painted where its map lies: the map's own shape, a blob or a box about it, where its finding lies
-    on average (if at least half of its map is there), or everywhere (always everywhere when its map is empty). A healthy
-    image borrows the map of a diseased one of the batch, so that shape
-    and place do not tell the finding; half of its blobs and boxes lie anywhere.
+    A diseased image is painted where its map lies: the map's own shape, a blob or a box about it, where its finding
+    lies on average (if at least half of its map is there), or everywhere (always everywhere when its map is empty). A
+    healthy image borrows the map of a diseased one of the batch, so that shape and place do not tell the finding; half
+    of its blobs and boxes lie anywhere.
 
     Args:
         maps: Attention maps, `[B, 1, H, W]`; 0 for healthy images.
