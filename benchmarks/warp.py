@@ -3,6 +3,7 @@
 python benchmarks/warp.py [--sizes 256 512 1024 2048] [--threads 1 2] [--repeats 15] > benchmarks/results/warp.txt
 
 Wall time, medians of alternating repeats; "ratio" is against ours. The peers' maps and grids are made beforehand.
+"memory alone" reads what a warp reads and writes what it writes, and computes next to nothing: no warp can be faster.
 """
 
 import argparse
@@ -52,6 +53,19 @@ def monai(image: Tensor, field: Tensor, mode: str) -> Callable[[], object]:
     return lambda: layer(image, rows_first)
 
 
+def streams(image: Tensor, field: Tensor) -> Callable[[], object]:
+    """Not a warp: reads image and displacement once and writes an image, in strips that stay in the cache."""
+    out, (x, y), rows = torch.empty_like(image), field[0], range(0, image.shape[2], 32)
+    strips = [slice(row, row + 32) for row in rows] if image.shape[1] > 1 else [slice(None)]
+
+    def read_and_write() -> None:
+        for strip in strips:
+            for channel in range(image.shape[1]):
+                torch.addcmul(image[0, channel, strip], x[strip], y[strip], out=out[0, channel, strip])
+
+    return read_and_write
+
+
 def with_gradients(function: Callable[[Tensor, Tensor], Tensor], image: Tensor, steering: Tensor) -> Callable:
     """Forward and backward, for the image and for what steers the warp."""
     image, steering = image.clone().requires_grad_(), steering.clone().requires_grad_()
@@ -73,6 +87,7 @@ def methods(size: int, channels: int, kind: str) -> dict[str, Callable[[], objec
         "cxrsynth": lambda: warp(image, field, kind),
         "cv2.remap": opencv(image, field, kind),
         "grid_sample": torch_grid(image, field, kind),
+        "memory alone": streams(image, field),
         **({"MONAI Warp": monai(image, field, kind)} if Warp else {}),
     }
 
