@@ -12,7 +12,7 @@ from torch import Tensor
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.condition import FIELDS, Condition, check_fields
 from cxrsynth.inpainting.flow_map import FlowMap
-from cxrsynth.inpainting.recorded import Setting, recorded
+from cxrsynth.inpainting.recorded import Setting, as_it_is, recorded
 from cxrsynth.inpainting.velocity import VelocityField
 
 Baseline = Literal["unknown", "none"]
@@ -39,6 +39,7 @@ class Guided:
             arXiv 2404.07724).
         rescale: How far the predicted image is brought back to the contrast that it has without guidance, in [0, 1]
             (Lin et al. 2023, arXiv 2305.08891, section 3.4; here about the mean, over the painted pixels).
+        record: On a GPU, work from CUDA graphs (see `recorded`). Not for weights that change from batch to batch.
 
     Raises:
         UserError: Unknown baseline or field, a weight that is not finite, an interval or rescale out of range.
@@ -55,18 +56,20 @@ class Guided:
         baseline: Baseline = "unknown",
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
+        record: bool = False,
     ):
         check_guidance(weight, baseline, interval, rescale)
         terms = branches(condition, weight, baseline)
         coefficients = tuple(coefficient for coefficient, _ in terms)
         self.field, self.interval = field, interval
-        self.plain = recorded(Combined(), field, Setting(region, coordinates, field.embed(condition)))
+        follow = recorded if record else as_it_is
+        self.plain = follow(Combined(), field, Setting(region, coordinates, field.embed(condition)))
         self.guided = self.arrived = self.plain
         if len(terms) > 1:
             regions, places = (torch.cat([part] * len(terms)) for part in (region, coordinates))
             every = Setting(regions, places, field.embed(Condition.cat([asked for _, asked in terms])))
-            self.guided = recorded(Combined(coefficients, rescale), field, every)
-            self.arrived = recorded(Combined(coefficients), field, every)  # at t = 1 nothing is left to rescale
+            self.guided = follow(Combined(coefficients, rescale), field, every)
+            self.arrived = follow(Combined(coefficients), field, every)  # at t = 1 nothing is left to rescale
 
     def __call__(self, x: Tensor, t: float, until: float | None = None) -> Tensor:
         """Velocity `[B, 1, H, W]` at the state `x` `[B, 1, H, W]` and the time t in [0, 1].

@@ -151,6 +151,7 @@ def paint(
         baseline=baseline,
         interval=guidance_interval,
         rescale=rescale,
+        record=True,
     )
     end = integrate(guided, start, solver=solver, steps=steps, warp=warp, start=begin)
     return (space.leave(end, scene) + 1) / 2

@@ -40,8 +40,17 @@ class Ask(Hashable, Protocol):
         """Velocity at the state `x` and the times `[B]`: now, and for a `FlowMap` the step's end."""
 
 
+def as_it_is(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., Tensor]:
+    """`ask` as a function of the state and the times as numbers."""
+
+    def forward(x: Tensor, *times: float) -> Tensor:
+        return ask(field, x, [x.new_full((len(x),), t) for t in times], setting)
+
+    return forward
+
+
 def recorded(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., Tensor]:
-    """`ask` as a function of the state and the times as numbers; on a GPU and without gradients, from a recording.
+    """The same; on a GPU and without gradients, from a recording, which takes as long as a few forwards to make.
 
     A recording in bfloat16 has weights of its own, which saves casting them in every forward. Call this anew once
     weights may have changed: recordings of those before are then dropped. `CXRSYNTH_CUDA_GRAPHS=0` in the environment
@@ -52,10 +61,7 @@ def recorded(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., 
         field: The field. Fields of other classes than ours, and sharded ones, are not recorded.
         setting: Stays as it is from call to call.
     """
-
-    def plainly(x: Tensor, *times: float) -> Tensor:
-        return ask(field, x, [x.new_full((len(x),), t) for t in times], setting)
-
+    plainly = as_it_is(ask, field, setting)
     told = setting.told
     if isinstance(told, Condition) or not recordable(field) or os.environ.get("CXRSYNTH_CUDA_GRAPHS") == "0":
         return plainly

@@ -116,7 +116,7 @@ def teach(
         for time, state in islice(path, led):
             states.append(state)
             times.append(time)
-    guided = Guided(teacher, region, examples.coordinates, condition, weight=guidance)
+    guided = Guided(teacher, region, examples.coordinates, condition, weight=guidance, record=True)
     rest = 1 - led / steps  # the grid from step `led` on is the grid of what is left, with as many steps as are left
     begin = 1 - (1 - start) * rest**warp
     left = (steps - led) * fine
