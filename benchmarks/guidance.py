@@ -213,11 +213,22 @@ def print_effects(rows: list[dict[str, Any]]) -> None:
             f"{kind:18s} {shown(mean(hit.change, hit.source_patient)):>26s} "
             f"{shown(mean(miss.change, miss.source_patient)):>26s}   {len(rising)} of 30"
         )
-    paired = every[every.finding == every.scored].pivot(
-        index=["source_patient", "finding"], columns="scorer", values="change"
-    )
-    difference = paired["text denies it"] - paired["healthy repainted"]
-    print(f"text denies it, less healthy repainted: {shown(mean(difference, difference.index.get_level_values(0)))}")
+    print("\nThe same less what the simulated lesion of that patient does to the oracle's scores")
+    for kind in ("label", "text", "mask", "box"):  # whole new films are measured without their anatomy
+        cells = []
+        for hit in (True, False):
+            part = every[(every.finding == every.scored) == hit]
+            cells.append(shown(_less(part, kind, "simulated")))
+        print(f"{kind:18s} {cells[0]:>26s} {cells[1]:>26s}")
+    asked_for = every[every.finding == every.scored]
+    print(f"text denies it, less healthy repainted: {shown(_less(asked_for, 'text denies it', 'healthy repainted'))}")
+
+
+def _less(rows: pd.DataFrame, kind: str, control: str) -> Interval:
+    """Mean difference of two kinds, film by film and score by score."""
+    paired = rows.pivot(index=["source_patient", "finding", "scored"], columns="scorer", values="change")
+    difference = paired[kind] - paired[control]
+    return mean(difference, difference.index.get_level_values(0))
 
 
 def print_rest(traces: pd.DataFrame, strengths: pd.DataFrame, pairs: pd.DataFrame) -> None:
