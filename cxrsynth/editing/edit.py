@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cxrsynth import __version__
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.labels import canonical
 from cxrsynth.data.reading import StoredImage, write_png
 from cxrsynth.editing.dicom import write_derived
-from cxrsynth.editing.native import FloatCanvas, NativeWindow, bounding_slices
+from cxrsynth.editing.native import Canvas, FloatCanvas, NativeWindow, bounding_slices
 from cxrsynth.editing.region import Bools, from_average, from_box, from_exemplar, from_mask
 from cxrsynth.editing.source import Pixels, check_suffix, open_source
 from cxrsynth.errors import UserError
@@ -84,7 +85,10 @@ def edit(
 
     A window around the region is painted at the inpainter's working resolution; the change is resampled inside the
     region only and added there. Where to paint is said by at most one of `mask`, `box`, `map_from` and `full`; by none
-    of them it is where the (first) finding lies on average in the training images.
+    of them it is a place of usual size, drawn by the seed from where the (first) finding lay in the training images.
+
+    A film painted in `full` is new: nothing of the source is in it (unless `strength` is below 1), and what is asked
+    for is painted a second time at its usual place, in a window of its own.
 
     Args:
         image: A file (PNG, JPEG, DICOM), a `StoredImage`, or an array `[H, W]` (leading dimensions of 1 allowed): uint8
@@ -106,7 +110,7 @@ def edit(
         solver: See `integrate`; None = the inpainter's own, as for the next two.
         steps: Of the solver.
         guidance: See `Guided`; by default at most `HEALTHY_GUIDANCE` where every finding is absent.
-        seed: Of the noise, 0 or more.
+        seed: Of the noise, and of a place that is not named; 0 or more.
         feather: See `NativeWindow.paste`.
         attention: For `map_from`: an `attention.ckpt` or its task; None = the one beside the inpainter's.
         device: Where to paint.
@@ -130,7 +134,7 @@ def edit(
     elif box is not None:
         region, kind = from_box(box, canvas.shape), "box"
     elif full:
-        region, kind = np.ones(canvas.shape, bool), "full"
+        region, kind = np.broadcast_to(np.array([[True]]), canvas.shape), "full"  # takes no memory
     elif map_from is not None:
         queries, digest = _load_attention(attention, checkpoint)
         digests |= digest
@@ -138,7 +142,7 @@ def edit(
         where |= {"exemplar": str(map_from), "exemplar_sha256": sha256_file(map_from)}
         kind = "map_from"
     else:
-        region, kind = from_average(task, names[0], canvas.shape), "average"
+        region, kind = from_average(task, names[0], canvas.shape, seed)
 
     hp = task.hparams
     own = at_most(hp["guidance"], HEALTHY_GUIDANCE) if (condition.findings == 0).all() else hp["guidance"]
@@ -148,21 +152,18 @@ def edit(
         "guidance": own if guidance is None else guidance,
         "strength": strength,
     }
-    window = NativeWindow.around(region, hp["context"], hp["minimum"])
-    before = window.crop(canvas, hp["size"])
-    painted = task.paint(
-        before.to(device),
-        window.crop_region(region, hp["size"]).to(device),
-        window.coordinates(hp["size"], canvas.shape).to(device),
-        condition.to(device),
-        seeds=[seed],
-        **settings,
-    ).cpu()
-    if not painted.isfinite().all():
-        raise UserError("painting gave values that are not finite; lower guidance, or take another checkpoint")
-    window.paste(canvas, painted - before, region, feather)
+    whole = np.ones(canvas.shape, bool) if kind == "full" else region
+    window = NativeWindow.around(whole, hp["context"], hp["minimum"])
+    del whole
+    options = {"condition": condition.to(device), "seeds": [seed], **settings}
+    before, painted = _paint(task, canvas, window, region, options)
+    if full and strength == 1:
+        window.replace(canvas, painted)  # a new film: nothing of the source may shine through
+        boxes = [_add_detail(task, canvas, name, seed, options) for name in names if not remove]
+        where["details"] = [box for box in boxes if box]
+    else:
+        window.paste(canvas, painted - before, region, feather)
 
-    rows, columns = bounding_slices(region)
     record = {
         "source": None if source is None else source.name,
         "source_sha256": None if source is None else sha256_file(source),
@@ -171,7 +172,7 @@ def edit(
         "region": {
             "from": kind,
             "pixels": int(region.sum()),
-            "box": [columns.start, rows.start, columns.stop, rows.stop],
+            "box": _box(region),
             **where,
         },
         "condition": {
@@ -186,7 +187,45 @@ def edit(
         "version": __version__,
     }
     pixels = canvas.pixels if isinstance(canvas, FloatCanvas) else canvas.image.stored
-    return Edited(pixels, region, record, stored, source)
+    return Edited(pixels, region.copy() if kind == "full" else region, record, stored, source)
+
+
+def _paint(
+    task: InpaintingTask, canvas: Canvas, window: NativeWindow, region: Bools, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """The window before and after, `[1, 1, size, size]`."""
+    size, device = task.hparams["size"], task.device
+    before = window.crop(canvas, size)
+    painted = task.paint(
+        before.to(device),
+        window.crop_region(region, size).to(device),
+        window.coordinates(size, canvas.shape).to(device),
+        **options,
+    ).cpu()
+    if not painted.isfinite().all():
+        raise UserError("painting gave values that are not finite; lower guidance, or take another checkpoint")
+    return before, painted
+
+
+def _add_detail(task: InpaintingTask, canvas: Canvas, finding: str, seed: int, options: dict[str, Any]) -> list[int]:
+    """Paint a finding of a new film again, at its usual place: it may be smaller than what a whole film shows.
+
+    Returns:
+        The place's box, as in the record; empty where the inpainter knows no usual size.
+    """
+    if task.average_maps.area(list(task.hparams["findings"]).index(finding)) is None:
+        return []
+    region, _ = from_average(task, finding, canvas.shape, seed)
+    window = NativeWindow.around(region, task.hparams["context"], task.hparams["minimum"])
+    before, painted = _paint(task, canvas, window, region, options)
+    window.paste(canvas, painted - before, region)
+    return _box(region)
+
+
+def _box(region: Bools) -> list[int]:
+    """x0, y0, x1, y1 about a region, half open."""
+    rows, columns = bounding_slices(region)
+    return [columns.start, rows.start, columns.stop, rows.stop]
 
 
 def _names(finding: str | Sequence[str] | None) -> list[str]:

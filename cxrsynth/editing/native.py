@@ -15,7 +15,8 @@ from torch import Tensor
 from cxrsynth.data.stored import StoredImage
 from cxrsynth.inpainting.window import Windows, windows_around
 
-ROWS = 64  # rows that are held as floats at a time
+ROWS = 16  # rows that are held as floats at a time
+COARSE = 2**19  # pixels of a region from which on its edge is measured in steps of two: it takes 12 bytes a pixel
 FEATHER = 2.0  # pixels of the working resolution over which a change fades in, by default
 
 
@@ -129,6 +130,16 @@ class NativeWindow:
         small = np.stack([_span(tall, a, b, self.left - columns.start, 1) for a, b in bins], 1)
         return torch.from_numpy(small).float()[None, None]
 
+    def replace(self, canvas: Canvas, painted: Tensor) -> None:
+        """Put what was painted, `[1, 1, size, size]` as displayed, in the place of the whole window."""
+        rows, columns = self._within(canvas.shape)
+        matrix = resampling(painted.shape[-1], self.side)
+        down, across = self._part(matrix, rows, self.top, 0), self._part(matrix, columns, self.left, 0)
+        sideways = painted[0, 0] @ across.T
+        for block in _blocks(rows):
+            display = (down[block.start - rows.start : block.stop - rows.start] @ sideways).clamp(0, 1).numpy()
+            canvas.put(block, columns, display, np.ones(display.shape, bool))
+
     def paste(self, canvas: Canvas, change: Tensor, region: NDArray[np.bool_], feather: int | None = None) -> None:
         """Add a change, made at the working resolution, to the canvas, inside the region only.
 
@@ -191,9 +202,11 @@ def enlarge(square: Tensor, shape: tuple[int, int]) -> NDArray[np.bool_]:
     matrix = resampling(square.shape[-1], whole.side)
     down = matrix[-whole.top : shape[0] - whole.top]
     across = square @ matrix[-whole.left : shape[1] - whole.left].T
-    region = np.empty(shape, bool)
+    region = np.zeros(shape, bool)  # rows that are not written take no memory
     for block in _blocks(slice(0, shape[0])):
-        region[block] = (down[block] @ across > 0.5).numpy()
+        part = (down[block] @ across > 0.5).numpy()
+        if part.any():
+            region[block] = part
     return region
 
 
@@ -212,7 +225,9 @@ def _soft_edge(region: NDArray[np.bool_], rows: slice, columns: slice, width: in
     cut = region[top : rows.stop + 1, left : columns.stop + 1]
     if width == 0 or cut.all():
         return None
-    distance = ndimage.distance_transform_cdt(cut, "chessboard")
+    step = 1 if cut.size < COARSE else 2
+    distance = step * ndimage.distance_transform_cdt(cut[::step, ::step], "chessboard").astype(np.int32)
+    distance = distance.repeat(step, 0).repeat(step, 1) if step > 1 else distance
     return distance[rows.start - top :, columns.start - left :][
         : rows.stop - rows.start, : columns.stop - columns.start
     ]

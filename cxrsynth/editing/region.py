@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cxrsynth.attention.region import region_from_map
+from cxrsynth.attention.region import MASS, region_from_map
 from cxrsynth.attention.task import GLoRITask
 from cxrsynth.data.labels import canonical
 from cxrsynth.data.reading import read_stored
 from cxrsynth.editing.native import Canvas, NativeWindow, StoredCanvas, enlarge
 from cxrsynth.errors import UserError
+from cxrsynth.inpainting.average import usual_place
 from cxrsynth.inpainting.task import InpaintingTask
 from cxrsynth.registration.transport import transport
 
@@ -76,19 +77,33 @@ def from_box(box: Sequence[int], shape: tuple[int, int]) -> Bools:
     return region
 
 
-def from_average(task: InpaintingTask, finding: str, shape: tuple[int, int]) -> Bools:
-    """Where a finding lies on average in the inpainter's training images.
+def from_average(task: InpaintingTask, finding: str, shape: tuple[int, int], seed: int) -> tuple[Bools, str]:
+    """Where a finding may lie, after the inpainter's training images.
+
+    Args:
+        task: The inpainter.
+        finding: As it names it.
+        shape: Height and width of the image.
+        seed: Of the place.
+
+    Returns:
+        The region and what it is: a `usual place` of a lesion's size, or, where the checkpoint does not know how large
+        the finding is, all that holds it on `average`.
 
     Raises:
         UserError: The inpainter's checkpoint holds no such map.
     """
-    average = task.average_maps.of(list(task.hparams["findings"]).index(finding))
+    which = list(task.hparams["findings"]).index(finding)
+    average, area = task.average_maps.of(which), task.average_maps.area(which)
     if average is None:
         raise UserError(
             f"this inpainter holds no average map of {finding!r}; say where, with mask, box, map_from or full"
         )
     map = F.interpolate(average[None, None], (SIDE, SIDE), mode="bilinear")
-    return _shaped(map, shape)
+    if area is None:
+        return _shaped(map, shape), "average"
+    place = usual_place(map[0, 0], area, torch.Generator().manual_seed(seed))
+    return _shaped(place[None, None], shape, mass=1.0), "usual place"
 
 
 def from_exemplar(
@@ -126,8 +141,8 @@ def from_exemplar(
     return _shaped(carried.map, canvas.shape), {key: round(value, 4) for key, value in quality.items()}
 
 
-def _shaped(map: Tensor, shape: tuple[int, int]) -> Bools:
-    square = region_from_map(map.clamp_min(0)).cpu()
+def _shaped(map: Tensor, shape: tuple[int, int], mass: float = MASS) -> Bools:
+    square = region_from_map(map.clamp_min(0), mass).cpu()
     region = enlarge(square[0, 0], shape)
     if not region.any():
         raise UserError("the map's region lies outside the image; say where to paint, with mask or box")

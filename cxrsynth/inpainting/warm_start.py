@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrsynth.errors import UserError
-from cxrsynth.inpainting.average import AverageMaps
+from cxrsynth.inpainting.average import NAMES, AverageMaps
 from cxrsynth.inpainting.embedder import ABSENT, UNKNOWN
 
 PER_FINDING = "embed.states"  # `[C, 3, width]` of every velocity field
@@ -67,4 +67,5 @@ def take_over_maps(
     for row, finding in enumerate(findings):
         if finding in known_findings:
             old = known_findings.index(finding)
-            maps.total[row], maps.count[row] = known.total[old], known.count[old]
+            for name in NAMES:
+                getattr(maps, name)[row] = getattr(known, name)[old]

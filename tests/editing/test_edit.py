@@ -70,3 +70,25 @@ def test_the_window_task_paints_the_same(task, film):
 def test_arrays_that_are_no_images_are_refused(task, image, words):
     with pytest.raises(UserError, match=words):
         edit(image, checkpoint=task, finding="Nodule", full=True, steps=1)
+
+
+def test_a_new_film_holds_nothing_of_the_source(task):
+    films = torch.rand(2, 70, 50).numpy()
+    made = [edit(film, checkpoint=task, finding="Effusion", full=True, steps=2, seed=4) for film in films]
+    np.testing.assert_array_equal(made[0].pixels, made[1].pixels)
+    assert made[0].record["region"]["details"], "the fixture's task knows where an effusion lies and how large it is"
+    kept = [edit(film, checkpoint=task, finding="Effusion", full=True, steps=2, strength=0.5) for film in films]
+    assert np.abs(kept[0].pixels - kept[1].pixels).mean() > 0.1
+    assert "details" not in kept[0].record["region"]
+
+
+def test_what_is_asked_of_a_new_film_is_painted_again_at_its_usual_place(task):
+    film = np.full((64, 64), 0.5)
+    asked = {"checkpoint": task, "full": True, "steps": 2, "seed": 4}
+    known, unknown = (edit(film, finding=name, **asked) for name in ("Effusion", "Nodule"))  # of one a map was added
+    ((left, top, right, bottom),) = known.record["region"]["details"]
+    assert unknown.record["region"]["details"] == []
+    assert 0 <= left < right <= 64
+    assert 0 <= top < bottom <= 64
+    healthy = edit(film, finding="Effusion", remove=True, **asked)
+    assert healthy.record["region"]["details"] == []

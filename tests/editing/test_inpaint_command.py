@@ -163,13 +163,13 @@ def test_a_decoder_that_is_missing_is_one_sentence(shared, refused, monkeypatch)
     refused("--image", str(source), "--finding", "Nodule", "--full", words=("RG3_J2KR.dcm", "pylibjpeg"), out="out.dcm")
 
 
-def test_without_a_place_the_average_map_of_training_says_where(paint, chest):
+def test_without_a_place_the_maps_of_training_say_where(paint, chest):
     _, region, record = paint(chest, "--finding", "effusion")
     rows, columns = np.nonzero(region)
     # the fixture's lesion lies at rows 40-60 and columns 5-25 of 64, in the square of 120 pixels around the film
     assert abs(rows.mean() - 50 / 64 * 120) < 8
     assert abs(columns.mean() - (15 / 64 * 120 - 15)) < 8
-    assert record["region"]["from"] == "average"
+    assert record["region"]["from"] == "usual place"
 
 
 def test_a_mask_and_the_whole_image(paint, chest, tmp_path):

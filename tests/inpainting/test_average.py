@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from cxrsynth.inpainting.average import SIDE, AverageMaps
+from cxrsynth.inpainting.average import SIDE, AverageMaps, usual_place
 
 
 def test_mean_of_each_findings_maps_with_equal_weight_for_each_lesion():
@@ -26,3 +27,38 @@ def test_batches_and_a_break_between_them_do_not_matter():
     second.load(first.state())
     second.add(maps[2:], finding[2:])
     torch.testing.assert_close(second.state(), whole.state())
+
+
+def test_areas_are_those_of_masks_and_none_where_they_were_never_taken():
+    masks = torch.zeros(3, 1, 50, 40)
+    masks[0, :, 10:20, 10:20] = 1
+    masks[1, :, 30:40, 10:30] = 0.3  # a map's height does not count
+    average = AverageMaps(2)
+    average.add(masks, torch.tensor([0, 0, -1]))
+    assert average.area(0) == pytest.approx((100 + 200) / 2 / 2000)
+    assert average.area(1) is None
+    old = average.state()
+    del old["areas"], old["sized"]  # a checkpoint of before
+    average.load(old)
+    assert average.area(0) is None
+    torch.testing.assert_close(average.of(0).sum(), torch.tensor(1.0))
+    average.add(masks[:1], torch.tensor([0]))
+    assert average.area(0) == pytest.approx(100 / 2000)
+
+
+def test_a_usual_place_has_a_lesions_size_and_lies_where_lesions_lie():
+    average = torch.zeros(64, 64)
+    average[40:56, 6:22] = average[40:56, 42:58] = 1  # both bases of the lungs
+    sides = set()
+    for seed in range(20):
+        place = usual_place(average, 0.03, torch.Generator().manual_seed(seed))
+        assert place.sum() == round(0.03 * 64**2)
+        assert (average[place > 0] > 0).all()
+        left, right = place[:, :32].sum(), place[:, 32:].sum()
+        assert min(left, right) == 0  # one lesion, not half of one on each side
+        sides.add(bool(left))
+    assert sides == {True, False}
+    again = [usual_place(average, 0.03, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*again)
+    assert usual_place(average, 0.9, torch.Generator().manual_seed(0)).sum() == 512  # no more than the average map
+    assert usual_place(average, 1e-9, torch.Generator().manual_seed(0)).sum() == 1

@@ -119,4 +119,5 @@ def test_average_maps_follow_the_names():
     old.add(torch.rand(2, 1, 32, 32), torch.tensor([0, 1]))
     take_over_maps(new, old, ["Nodule", "Mass"], ["Effusion", "Nodule"])
     assert torch.equal(new.of(0), old.of(1))
+    assert new.area(0) == old.area(1)
     assert new.of(1) is None
