@@ -12,7 +12,7 @@ using Pointer = std::uintptr_t;
 
 namespace {
 
-constexpr int interface = 4;  // raised with every change that cxrsynth/ops/extension.py must know of
+constexpr int interface = 5;  // raised with every change that cxrsynth/ops/extension.py must know of
 
 template <class T> T* to(Pointer pointer) { return reinterpret_cast<T*>(pointer); }
 
@@ -54,6 +54,16 @@ void warp_backward(Pointer image, Pointer displacement, Pointer grad, Pointer gr
 
 template <class T> void smallest_jacobian(Pointer displacement, Pointer out, int batch, int height, int width, int threads) {
   cxr::smallest_jacobian_cpu(to<T>(displacement), batch, height, width, to<T>(out), threads);
+}
+
+void affine(Pointer moving, Pointer fixed, int size, Pointer maps, Pointer correlation, int starts, int iterations, double settled,
+            double min_overlap, double damping, double flat) {
+  cxr::affine_cpu({to<double>(moving), to<double>(fixed), size, to<double>(maps), to<double>(correlation), starts, iterations,
+                   settled, min_overlap, damping, flat});
+}
+
+void box_mean(Pointer in, int height, int width, int radius, int times, Pointer out) {
+  cxr::box_mean_cpu(to<double>(in), height, width, radius, times, to<double>(out));
 }
 
 void norm_silu(Pointer x, Pointer weight, Pointer bias, Pointer shift, Pointer out, int batch, long pixels, int channels, int groups,
@@ -104,6 +114,8 @@ PYBIND11_MODULE(_kernels, m) {
       .def_readwrite("diffusion", &cxr::DemonsOptions::diffusion)
       .def_readwrite("fluid", &cxr::DemonsOptions::fluid)
       .def_readwrite("tolerance", &cxr::DemonsOptions::tolerance);
+  m.def("affine", &affine, py::call_guard<py::gil_scoped_release>());
+  m.def("box_mean", &box_mean, py::call_guard<py::gil_scoped_release>());
   m.def("norm_silu", &norm_silu, py::call_guard<py::gil_scoped_release>());
   m.def("winograd", &winograd, py::call_guard<py::gil_scoped_release>());
   define<float>(m, "float32");
