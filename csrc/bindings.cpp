@@ -12,7 +12,7 @@ using Pointer = std::uintptr_t;
 
 namespace {
 
-constexpr int interface = 5;  // raised with every change that cxrsynth/ops/extension.py must know of
+constexpr int interface = 6;  // raised with every change that cxrsynth/ops/extension.py must know of
 
 template <class T> T* to(Pointer pointer) { return reinterpret_cast<T*>(pointer); }
 
@@ -66,6 +66,16 @@ void norm_silu(const cxr::NormBatch& in, bool device, Pointer workspace, Pointer
   (void)device, (void)workspace;
 }
 
+void affine(Pointer moving, Pointer fixed, int size, Pointer maps, Pointer correlation, int starts, int iterations, double settled,
+            double min_overlap, double damping, double flat) {
+  cxr::affine_cpu({to<double>(moving), to<double>(fixed), size, to<double>(maps), to<double>(correlation), starts, iterations,
+                   settled, min_overlap, damping, flat});
+}
+
+void box_mean(Pointer in, int height, int width, int radius, int times, Pointer out) {
+  cxr::box_mean_cpu(to<double>(in), height, width, radius, times, to<double>(out));
+}
+
 void winograd(Pointer image, Pointer bias, Pointer points, int first, int rows, int height, int width, int channels, size_t stride,
               bool forward, int threads) {
   cxr::winograd_cpu({to<float>(image), to<float>(bias), to<float>(points), first, rows, height, width, channels, stride}, forward, threads);
@@ -109,6 +119,8 @@ PYBIND11_MODULE(_kernels, m) {
       .def_readwrite("fluid", &cxr::DemonsOptions::fluid)
       .def_readwrite("tolerance", &cxr::DemonsOptions::tolerance);
   py::class_<cxr::NormBatch>(m, "NormBatch").def(py::init(&norm_batch));
+  m.def("affine", &affine, py::call_guard<py::gil_scoped_release>());
+  m.def("box_mean", &box_mean, py::call_guard<py::gil_scoped_release>());
   m.def("norm_silu", &norm_silu, py::call_guard<py::gil_scoped_release>());
 #ifdef CXR_CUDA_ARCHS
   m.def("norm_silu_workspace", &cxr::norm_silu_cuda_workspace);

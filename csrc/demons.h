@@ -43,8 +43,22 @@ void demons_cuda(const DemonsImages<T>& images, const DemonsOptions& options, vo
 // Antialiased bilinear resize of one plane, as torch's interpolate(mode="bilinear", antialias=True); values times `scale`.
 template <class T> void resize_cpu(const T* in, int height, int width, T* out, int new_height, int new_width, T scale);
 
+// Means over squares of 2 radius + 1 pixels a side, the border repeated, of one plane; `times` times.
+void box_mean_cpu(const double* in, int height, int width, int radius, int times, double* out);
+
 // The smallest Jacobian determinant of p -> p + u(p) of each item: central differences, one-sided on the border; NaN stays.
 template <class T> void smallest_jacobian_cpu(const T* displacement, int batch, int height, int width, T* out, int threads);
+
+// Affine maps p -> a [x, y, 1] in coordinates of [-1, 1], refined until moving(a [x, y, 1]) correlates with fixed(x, y).
+struct AffineSearch {
+  const double *moving, *fixed;                  // [n,n], finite
+  int size;                                      // n, from 2
+  double *maps, *correlation;                    // [S,2,3]: starts, replaced by the best on the way of each; [S], -2: there is none
+  int starts, iterations;
+  double settled, min_overlap, damping, flat;    // see cxrsynth/ops/affine.py
+};
+
+void affine_cpu(const AffineSearch& in);
 
 // silu(group norm(x + shift)) of channels-last images; `shift` [B,C] may be null. `half`: x and out are bfloat16.
 struct NormBatch {

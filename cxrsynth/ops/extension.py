@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-INTERFACE = 5  # must equal the number compiled into csrc/bindings.cpp
+INTERFACE = 6  # must equal the number compiled into csrc/bindings.cpp
 REBUILD = "run `pip install .` (or `pip install -e .` for work) in the project's folder again"
 
 

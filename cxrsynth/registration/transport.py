@@ -188,7 +188,9 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     for first, second in zip(a, b, strict=True):
         x, y = (image.detach().cpu().double().numpy().ravel() for image in (first, second))
         known = np.isfinite(x) & np.isfinite(y)
-        x, y = x[known] - x[known].mean(), y[known] - y[known].mean()
+        if not known.all():
+            x, y = x[known], y[known]
+        x, y = x - x.mean(), y - y.mean()
         scale = np.sqrt((x * x).sum() * (y * y).sum())
         values.append(float((x * y).sum() / scale) if scale > 0 else 0.0)
     return torch.tensor(values, dtype=a.dtype, device=a.device)

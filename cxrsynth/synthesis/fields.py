@@ -12,7 +12,7 @@ from cxrsynth.files import write_bytes
 from cxrsynth.registration.transport import Alignment
 
 STEPS = 64  # kept displacements are multiples of 1/64 pixel of the working size
-VERSION = 2  # of the registration's settings; another number, other keys
+VERSION = 3  # of the registration's settings; another number, other keys
 
 
 def settled(alignment: Alignment) -> Alignment:

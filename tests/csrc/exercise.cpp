@@ -247,7 +247,17 @@ void cuda_few() {
   registrations<double>("wide", 9, 18, wide, false);
 }
 
+// Box filters, and an affine search from maps that stay inside, leave the image and are not numbers.
+void alignment(int n) {
+  const auto moving = random_values<double>(size_t(n) * n, 0, 1), fixed = random_values<double>(size_t(n) * n, 0, 1);
+  std::vector<double> out(moving.size()), maps, correlation(4);
+  for (int radius : {0, 1, n}) box_mean_cpu(moving.data(), n, n, radius, 3, out.data());
+  for (double shift : {0.0, 0.3, 5.0, double(NAN)}) maps.insert(maps.end(), {1, 0, shift, 0, 1, -shift});
+  affine_cpu({moving.data(), fixed.data(), n, maps.data(), correlation.data(), 4, 8, 0.01, 0.6, 0.01, 1e-12});
+}
+
 void cpu() {
+  for (int n : {2, 3, 16, 33}) alignment(n);
   for (const std::string& path : usable_paths()) {
     set_path(path);
     for (int h : {1, 2, 3, 17, 40}) {

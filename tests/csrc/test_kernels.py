@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOGETHER = 2  # compilers at once
 PATHS = {"portable": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
-CPU = ["dispatch", "demons", "jacobian", "norm", "resize", "warp", "winograd"]
+CPU = ["affine", "box", "dispatch", "demons", "jacobian", "norm", "resize", "warp", "winograd"]
 CUDA = ["warp", "demons", "norm"]
 
 

@@ -31,8 +31,8 @@ def test_a_map_arrives_in_the_other_anatomy():
 
 
 def test_batch_and_threads_change_no_bit():
-    first, map_a = chest(0.1, 0.42)
-    second, map_b = chest(-0.1, 0.5)
+    first, map_a = chest(0.1, 0.42, size=200)  # enough pixels for threads to share
+    second, map_b = chest(-0.1, 0.5, size=200)
     together = transport(torch.cat([map_a, map_b]), torch.cat([first, second]), torch.cat([second, first]))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -64,6 +64,22 @@ def test_local_contrast_forgets_exposure():
     dim, usual = local_contrast(0.6 * image), local_contrast(image)
     assert (dim - usual).abs().mean() < 0.1 * usual.abs().mean()
     assert local_contrast(torch.zeros(1, 1, 32, 32)).abs().max() == 0
+
+
+def test_local_contrast_is_that_of_the_mirrored_image():
+    image, _ = chest(0.1, 0.45)
+    expected = local_contrast(image).flip(-1)
+    torch.testing.assert_close(local_contrast(image.flip(-1)), expected, rtol=0, atol=1e-5)
+
+
+def test_missing_values_count_as_black():
+    image, _ = chest()
+    missing, black = image.clone(), image.clone()
+    missing[..., 20:30, 40:44], black[..., 20:30, 40:44] = torch.nan, 0
+    assert torch.equal(local_contrast(missing), local_contrast(black))
+    moving, fixed = local_contrast(image), local_contrast(black)
+    fixed[..., 3, 3] = torch.nan
+    assert affine_start(moving, fixed).isfinite().all()
 
 
 def test_shapes_must_fit():
