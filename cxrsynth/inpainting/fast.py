@@ -1,4 +1,4 @@
-"""Faster forwards of MONAI's diffusion UNet on a CPU, over the same weights, where no gradient is asked for."""
+"""Faster forwards of MONAI's diffusion UNet over the same weights, where no gradient is asked for."""
 
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
@@ -31,7 +31,7 @@ def plain(x: Tensor, weight: Tensor) -> bool:
 class WinogradConv(nn.Conv2d):
     """A convolution of 3 x 3 in a quarter of the multiplications (see `conv3x3`)."""
 
-    kept: tuple[tuple[int, int], Tensor] | None = None
+    kept: tuple[tuple[int, int, float], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C, H, W]` to `[B, O, H, W]`."""
@@ -42,9 +42,11 @@ class WinogradConv(nn.Conv2d):
 
     def _points(self) -> Tensor:
         """The transformed weight, kept until it changes."""
-        state = (self.weight.data_ptr(), self.weight._version)
+        weight = self.weight.detach()
+        # the sum, because fused optimisers and `.data` change a weight without counting a version
+        state = (weight.data_ptr(), weight._version, float(weight.sum()))
         if self.kept is None or self.kept[0] != state:
-            self.kept = (state, filter_points(self.weight.detach()))
+            self.kept = (state, filter_points(weight))
         return self.kept[1]
 
     def __getstate__(self) -> dict:

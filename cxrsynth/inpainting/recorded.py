@@ -2,13 +2,17 @@
 
 import copy
 import os
+import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from cxrsynth.inpainting.condition import Condition
 from cxrsynth.inpainting.dit import VelocityDiT
@@ -19,9 +23,17 @@ from cxrsynth.inpainting.velocity import VelocityField
 from cxrsynth.precision import has_bf16
 
 FIELDS = (VelocityUNet, VelocityDiT, FlowMap)  # and no subclasses: sharding makes these
-MOST = 8  # recordings of a field that are kept
+MOST = 16  # recordings of a field that are kept; they share the memory of a forward
 
-Record = Callable[[Callable[[], Tensor], Any], tuple[Tensor, Callable[[], object]]]
+Record = Callable[[Callable[[], Tensor], "Pool"], tuple[Tensor, Callable[[], object]]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Memory that recordings share, for one runs after the other: a CUDA graph pool and the stream they are made on."""
+
+    handle: Any
+    stream: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +64,8 @@ def as_it_is(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., 
 def recorded(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., Tensor]:
     """The same; on a GPU and without gradients, from a recording, which takes as long as a few forwards to make.
 
-    A recording in bfloat16 has weights of its own, which saves casting them in every forward. Call this anew once
-    weights may have changed: recordings of those before are then dropped. `CXRSYNTH_CUDA_GRAPHS=0` in the environment
-    turns recording off.
+    A recording in bfloat16 has weights of its own, which saves casting them in every forward: call this anew once
+    weights may have changed, and it takes them over. `CXRSYNTH_CUDA_GRAPHS=0` in the environment turns recording off.
 
     Args:
         ask: What is computed.
@@ -70,12 +81,13 @@ def recorded(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., 
     recordings = getattr(module, "recordings", None)
     if recordings is None or recordings.state != state:
         module.recordings = recordings = Recordings(state)  # type: ignore[assignment]
+    recordings.refresh(module)
 
     def forward(x: Tensor, *times: float) -> Tensor:
         if torch.is_grad_enabled() or not can_record(x.device):
             return plainly(x, *times)
-        recording = recordings.find(ask, module, x, times, setting)
-        return recording(x, times, setting) if recording else plainly(x, *times)
+        found = recordings(ask, module, x, times, setting)
+        return plainly(x, *times) if found is None else found
 
     return forward
 
@@ -100,11 +112,18 @@ class Recording:
         times: Its times.
         setting: Its setting.
         record: Runs a function without arguments; its result, and what writes that result anew.
-        pool: Memory that `record` shares with others.
+        pool: See `Pool`.
     """
 
     def __init__(
-        self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting, record: Record, pool: Any
+        self,
+        ask: Ask,
+        field: nn.Module,
+        x: Tensor,
+        times: Sequence[float],
+        setting: Setting,
+        record: Record,
+        pool: Pool,
     ):
         self.x, self.times = x.clone(), [x.new_full((len(x),), t) for t in times]
         self.setting, self.tensors = setting, [part.clone() for part in _tensors(setting)]
@@ -126,7 +145,7 @@ class Recording:
 
 
 class Recordings:
-    """The recordings of a field. A copy of the field starts without any.
+    """The recordings of a field. A copy of the field starts without any. Threads may share them: they take turns.
 
     Args:
         state: Of its weights.
@@ -134,9 +153,10 @@ class Recordings:
 
     def __init__(self, state: tuple = ()):
         self.state = state
-        self.kept: dict[tuple, Recording | None] = {}  # None = it could not be recorded
-        self.pools: dict[int, Any] = {}  # by stream
+        self.kept: OrderedDict[tuple, Recording | None] = OrderedDict()  # None = it could not be recorded
+        self.pools: dict[int, Pool] = {}  # by stream
         self.field: nn.Module | None = None  # that runs in the recordings
+        self.lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict) -> "Recordings":
         return Recordings()
@@ -144,16 +164,29 @@ class Recordings:
     def __reduce__(self) -> tuple[type, tuple]:
         return Recordings, ()
 
-    def find(self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting) -> Recording | None:
-        """The recording for these shapes, made if there is none; None where that is not possible."""
-        stream, tensors = stream_of(x.device), (x, *_tensors(setting))
-        shapes = tuple((part.shape, part.dtype) for part in tensors)
-        key = (ask, len(times), stream, torch.is_autocast_enabled(x.device.type), shapes)
-        if key not in self.kept:
-            self.kept[key] = self._record(ask, field, x, times, setting, stream)
-            while len(self.kept) > MOST:
-                self.kept.pop(next(iter(self.kept)))
-        return self.kept[key]
+    def refresh(self, field: nn.Module) -> None:
+        """Take over the field's weights, whoever changed them and however."""
+        with self.lock, torch.inference_mode(False), torch.no_grad():
+            if self.field is not None and self.field is not field:
+                take_weights(self.field, field)
+
+    def __call__(
+        self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting
+    ) -> Tensor | None:
+        """What `ask` gives, from the recording for these shapes, made if there is none; None where that cannot be."""
+        with self.lock, _on(x.device):
+            stream, kind = stream_of(x.device), x.device.type
+            shapes = tuple((part.shape, part.dtype) for part in (x, *_tensors(setting)))
+            casts = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+            exact = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+            key = (ask, len(times), stream, shapes, casts, exact, torch.are_deterministic_algorithms_enabled())
+            if key not in self.kept:
+                self.kept[key] = self._record(ask, field, x, times, setting, stream)
+                if len(self.kept) > MOST:
+                    self.kept.popitem(last=False)
+            self.kept.move_to_end(key)
+            recording = self.kept[key]
+            return None if recording is None else recording(x, times, setting)
 
     def _record(
         self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting, stream: int
@@ -165,7 +198,10 @@ class Recordings:
                 own = self.field = self.field or with_half_weights(field)
                 pool = self.pools.setdefault(stream, new_pool(x.device))
                 return Recording(ask, own, x, times, setting, record_graph, pool)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            self.pools.pop(stream, None)  # a pool whose first recording failed is of no more use
             warnings.warn(f"a velocity field could not become a CUDA graph and runs without one: {error}", stacklevel=2)
             return None
         finally:
@@ -173,43 +209,73 @@ class Recordings:
 
 
 def with_half_weights(field: nn.Module) -> nn.Module:
-    """A copy whose convolutions and linear layers hold bfloat16, as autocast would cast them; the rest is shared.
+    """A copy whose convolutions and linear layers hold bfloat16, as autocast would cast them; its embedder is shared.
 
-    A field that does not compute in bfloat16 is returned as it is.
+    A field that does not compute in bfloat16 is returned as it is, and so is one with low-rank changes, whose weights
+    are sums that autocast takes part in.
     """
     core: Any = getattr(field, "field", field)
-    if not (core.bf16 and has_bf16(next(core.parameters()).device.type)):
+    half = core.bf16 and has_bf16(next(core.parameters()).device.type)
+    if not half or any(is_parametrized(layer) for layer in core.modules()):
         return field
     shared = {id(part): part for part in (core.embed, getattr(field, "length", core.embed))}
     copied = copy.deepcopy(field, shared)
-    for name, part in getattr(copied, "field", copied).named_children():
-        for layer in part.modules() if name != "embed" else ():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                layer.to(torch.bfloat16)
+    for layer in _cast_layers(copied).values():
+        layer.to(torch.bfloat16)
     return copied
 
 
-def record_graph(function: Callable[[], Tensor], pool: Any) -> tuple[Tensor, Callable[[], object]]:
+def take_weights(half: nn.Module, field: nn.Module) -> None:
+    """Give a copy that `with_half_weights` made the field's weights, in place."""
+    mine, theirs = _cast_layers(half), _cast_layers(field)
+    for name, layer in mine.items():
+        for part in ("weight", "bias"):
+            if getattr(layer, part) is not None:
+                getattr(layer, part).copy_(getattr(theirs[name], part))
+    known = dict(field.named_parameters()) | dict(field.named_buffers())
+    for name, value in (*half.named_parameters(), *half.named_buffers()):
+        if name.rpartition(".")[0] not in mine and known[name] is not value:
+            value.copy_(known[name])
+
+
+def _cast_layers(field: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """By name, the layers that autocast would cast the weights of: all but those of `embed` and `length`."""
+    start = "field." if isinstance(field, FlowMap) else ""
+    found = {}
+    for name, layer in field.named_modules():
+        local = name.removeprefix(start)
+        if name.startswith(start) and not local.startswith("embed.") and isinstance(layer, nn.Conv2d | nn.Linear):
+            found[name] = layer
+    return found
+
+
+def record_graph(function: Callable[[], Tensor], pool: Pool) -> tuple[Tensor, Callable[[], object]]:
     """Record a function as a CUDA graph (see `Recording`). Other threads may use the GPU meanwhile."""
-    current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-    aside.wait_stream(current)
-    with torch.cuda.stream(aside):
+    current = torch.cuda.current_stream()
+    pool.stream.wait_stream(current)
+    with torch.cuda.stream(pool.stream):
         function()  # what a first call sets up must not be part of it
-    current.wait_stream(aside)
+    current.wait_stream(pool.stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=pool.handle, stream=pool.stream, capture_error_mode="thread_local"):
         result = function()
     return result, graph.replay
 
 
-def new_pool(device: torch.device) -> Any:
-    """Memory for the recordings of a stream: as one runs after the other, they can share it."""
-    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+def new_pool(device: torch.device) -> Pool:
+    """Memory for the recordings that run on one stream of a device."""
+    return (
+        Pool(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)) if device.type == "cuda" else Pool(None, None)
+    )
 
 
 def stream_of(device: torch.device) -> int:
     """The stream that a recording would run on: two at once would write the same memory."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _tensors(setting: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -218,7 +284,6 @@ def _tensors(setting: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _state(field: nn.Module) -> tuple:
-    """Changes whenever a weight does."""
+    """Where the weights lie, and what else a recording could not follow."""
     weights = (*field.parameters(), *field.buffers())
-    versions = tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
-    return (getattr(field, "field", field).bf16, *versions)
+    return (getattr(field, "field", field).bf16, field.training, *(weight.data_ptr() for weight in weights))

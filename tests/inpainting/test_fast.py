@@ -47,7 +47,7 @@ def test_a_layer_steps_aside(layer, ran):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("change", ["in place", "load", "average"])
+@pytest.mark.parametrize("change", ["in place", "load", "average", "data"])
 def test_changed_weights_are_noticed(layer, change, ran):
     x = image(1, 32, 8, 8)
     before, other = layer(x), nn.Conv2d(32, 48, 3)
@@ -58,6 +58,8 @@ def test_changed_weights_are_noticed(layer, change, ran):
         layer.weight.mul_(-3)
     elif change == "load":
         layer.load_state_dict(other.state_dict())
+    elif change == "data":
+        layer.weight.data.copy_(other.weight)
     else:
         torch._foreach_lerp_(list(layer.parameters()), list(other.parameters()), 1.0)
     torch.testing.assert_close(layer(x), expected(layer, x), atol=1e-4, rtol=1e-4)
