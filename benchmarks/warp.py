@@ -3,7 +3,7 @@
 python benchmarks/warp.py [--sizes 256 512 1024 2048] [--threads 1 2] [--repeats 15] > benchmarks/results/warp.txt
 
 Wall time, medians of alternating repeats; "ratio" is against ours. The peers' maps and grids are made beforehand.
-"memory alone" reads what a warp reads and writes what it writes, and computes next to nothing: no warp can be faster.
+"memory alone" (torch.addcmul) reads what a warp reads and writes what it writes, and computes next to nothing.
 """
 
 import argparse

@@ -42,7 +42,7 @@ template <int V, class E> struct Part {
 
   __device__ float shift(int c) const { return a.shift ? a.shift[long(image) * a.channels + c] : 0.0f; }
   __device__ const E* pixel(long i) const { return static_cast<const E*>(a.x) + (long(image) * a.pixels + i) * a.channels; }
-  // A number of the group that is near its mean: sums of differences from it lose little.
+  // A number of the group, as a rule nearer to its mean than 0: sums of differences from it lose little.
   __device__ float pivot(int g) const {
     const int c = g * (a.channels / a.groups);
     return number(pixel(0)[c]) + shift(c);
@@ -165,7 +165,7 @@ int width_of(const NormBatch& a) {
 }  // namespace
 
 long norm_silu_cuda_workspace(const NormBatch& in) {
-  if (!width_of(in)) return -1;
+  if (!width_of(in) || in.batch > 65535) return -1;  // of a grid's second axis
   return parts_of(in) == 1 ? 0 : long(in.batch) * parts_of(in) * 2 * in.groups * long(sizeof(double));
 }
 

@@ -62,7 +62,8 @@ class SampleGrid(Callback):
         tiles = [source, region]
         for shown in ([], *([name] for name in names)):
             asked = Condition.from_names([shown] * count, task.hparams["findings"]).to(source.device)
-            painted = task.paint(source, region, where, asked, seeds=range(count), steps=steps)
+            # not recorded: the weights change with each step, and the memory is the training's
+            painted = task.paint(source, region, where, asked, seeds=range(count), steps=steps, record=False)
             tiles.append(painted.where(region > 0, source))
         rows = torch.cat([F.pad(tile, (0, 2, 0, 2), value=1.0) for tile in tiles], 3)
         return torch.cat(list(rows[:, 0]), 0)

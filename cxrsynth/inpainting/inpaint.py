@@ -111,6 +111,7 @@ def paint(
     rescale: float = 0.0,
     strength: float = 1.0,
     space: Space | None = None,
+    record: bool = True,
 ) -> Tensor:
     """Paint windows at the working resolution: `inpaint` without cutting out and pasting back.
 
@@ -130,6 +131,7 @@ def paint(
         rescale: See `inpaint`.
         strength: See `inpaint`.
         space: See `inpaint`.
+        record: See `Guided`.
 
     Returns:
         `[B, 1, size, size]` in [0, 1].
@@ -151,7 +153,7 @@ def paint(
         baseline=baseline,
         interval=guidance_interval,
         rescale=rescale,
-        record=True,
+        record=record,
     )
     end = integrate(guided, start, solver=solver, steps=steps, warp=warp, start=begin)
     return (space.leave(end, scene) + 1) / 2

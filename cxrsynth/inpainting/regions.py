@@ -86,9 +86,9 @@ def draw_regions(
     """One region for each image of a training batch.
 
     A diseased image is painted where its map lies: the map's own shape, a blob or a box about it, where its finding
-    lies on average (if at least half of its map is there), or everywhere (always everywhere when its map is empty). A
-    healthy image borrows the map of a diseased one of the batch, so that shape and place do not tell the finding; half
-    of its blobs and boxes lie anywhere.
+    lies on average (if at least half of its map is there), or everywhere. Any other image borrows the map of one of
+    the batch, so that shape and place do not tell the finding; half of a healthy image's blobs and boxes lie anywhere.
+    Where no image of the batch has a map all are painted everywhere.
 
     Args:
         maps: Attention maps, `[B, 1, H, W]`; 0 for healthy images.
@@ -140,9 +140,9 @@ def _average_region(averages: Tensor, maps: Tensor, shaped: Tensor, generator: t
     low, high = AVERAGE_SHARE
     shares = low + (high - low) * torch.rand(len(maps), generator=generator)
     region = _shape(F.interpolate(averages.to(maps), maps.shape[-2:], mode="bilinear"), shares)
-    held = (region * maps).sum((1, 2, 3), keepdim=True) >= 0.5 * maps.sum((1, 2, 3), keepdim=True)
-    known = averages.to(maps).sum((1, 2, 3), keepdim=True) > 0
-    return torch.where(held & known, region, shaped)
+    mass, known = (each.sum((1, 2, 3), keepdim=True) for each in (maps, averages.to(maps)))
+    held = (region * maps).sum((1, 2, 3), keepdim=True) >= 0.5 * mass
+    return torch.where(held & (mass > 0) & (known > 0), region, shaped)
 
 
 def _donors(mapped: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -91,7 +91,7 @@ class InpaintingTask(L.LightningModule):
         time_spread: Of the logit.
         balance: Weight of small regions in the loss (see `flow_loss`).
         seed: Of the draws of training: regions, noise, times, what is forgotten, sentences. They depend on it and on
-            the step alone, so that a resumed training equals one that was not cut off.
+            the step alone: a resumed training equals one that was not cut off (`average` regions: on one process).
         jumps: A few-step student (see `FlowMap`), which `DistilTask` trains.
         solver: Of `inpaint`; as are `steps` and `guidance`.
         steps: Of the solver.
@@ -338,7 +338,7 @@ class InpaintingTask(L.LightningModule):
             jitter=jitter,
             generator=generator,
             epoch=epoch,
-            averages=self.average_maps.of_batch(batch["finding"]),
+            averages=self.average_maps.of_batch(batch["finding"]) if self.training else None,  # they grow
             **{name: hp[name] for name in ("size", "share", "context", "minimum")},
         )
 

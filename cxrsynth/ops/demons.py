@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cxrsynth.errors import UserError
 from cxrsynth.ops.demons_reference import demons_reference
-from cxrsynth.ops.extension import called_plainly, function, kernels, queue
+from cxrsynth.ops.extension import called_plainly, function, kernels, on_device_of, queue
 from cxrsynth.ops.smoothing import MAX_SIGMA, smoothing_taps
 
 __all__ = ["demons", "demons_reference"]
@@ -138,9 +138,10 @@ def _run(
         workspace = torch.empty(size, dtype=torch.uint8, device=moving.device)
         tensors = (moving, fixed, initial_field, mask, displacement, mse, rms)
         pointers = (0 if t is None else t.data_ptr() for t in tensors)
-        function("demons", moving.dtype)(
-            options, *pointers, batch, height, width, on_device, workspace.data_ptr(), where
-        )
+        with on_device_of(moving):
+            function("demons", moving.dtype)(
+                options, *pointers, batch, height, width, on_device, workspace.data_ptr(), where
+            )
     return displacement, mse, rms
 
 

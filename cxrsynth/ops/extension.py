@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -62,6 +63,16 @@ def queue(tensor: torch.Tensor) -> tuple[bool, int]:
     if not kernels().cuda_architectures:
         raise RuntimeError(f"cxrsynth's kernels were built without CUDA; install the CUDA toolkit, then {REBUILD}")
     return True, torch.cuda.current_stream(tensor.device).cuda_stream
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether kernels for a device were built: always for a CPU, for a GPU where a CUDA compiler was at hand."""
+    return device.type == "cpu" or (device.type == "cuda" and bool(kernels().cuda_architectures))
+
+
+def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """For calls of kernels: they are started on the current GPU, which need not be the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def build_info() -> dict[str, Any]:

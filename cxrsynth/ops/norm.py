@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cxrsynth.errors import UserError
-from cxrsynth.ops.extension import called_plainly, kernels, queue
+from cxrsynth.ops.extension import called_plainly, has_kernels, kernels, on_device_of, queue
 
 CHANNELS = 16  # must divide their number on a CPU
 
@@ -35,7 +35,7 @@ def norm_silu(
     """
     _check(x, weight, bias, shift)
     tensors = (x, weight, bias, shift)
-    here = all(t is None or (t.device == x.device and t.device.type in ("cpu", "cuda")) for t in tensors)
+    here = all(t is None or t.device == x.device for t in tensors) and has_kernels(x.device)
     fits = x.dtype in (torch.float32, torch.bfloat16) and x.shape[1] % groups == 0 and x.numel() > 0
     laid = x.is_contiguous(memory_format=torch.channels_last) and (x.is_cuda or x.shape[1] % CHANNELS == 0)
     if not (here and fits and laid and called_plainly(*tensors)):
@@ -53,7 +53,8 @@ def norm_silu(
     if needed < 0:
         return norm_silu_reference(x, groups, weight, bias, eps, shift)
     workspace = torch.empty(needed, dtype=torch.uint8, device=x.device) if needed else None
-    kernels().norm_silu(images, device, 0 if workspace is None else workspace.data_ptr(), where)
+    with on_device_of(x):
+        kernels().norm_silu(images, device, 0 if workspace is None else workspace.data_ptr(), where)
     return out
 
 

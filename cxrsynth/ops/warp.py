@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cxrsynth.errors import UserError
-from cxrsynth.ops.extension import called_plainly, function, queue
+from cxrsynth.ops.extension import called_plainly, function, on_device_of, queue
 
 MODES = ("bilinear", "nearest")
 
@@ -71,7 +71,8 @@ def _run(image: Tensor, displacement: Tensor, mode: str) -> Tensor:
     out, shape = torch.empty_like(image), image.shape
     if 0 not in shape:
         pointers = image.data_ptr(), displacement.data_ptr(), out.data_ptr()
-        function("warp", image.dtype)(*pointers, *shape, MODES.index(mode), *queue(image))
+        with on_device_of(image):
+            function("warp", image.dtype)(*pointers, *shape, MODES.index(mode), *queue(image))
     return out
 
 
@@ -94,7 +95,8 @@ def _warp_backward(
     if grad.numel():
         tensors = image, displacement, grad, grad_image, grad_displacement
         pointers = (t.data_ptr() if t.numel() else 0 for t in tensors)
-        function("warp_backward", image.dtype)(*pointers, *image.shape, MODES.index(mode), *queue(image))
+        with on_device_of(image):
+            function("warp_backward", image.dtype)(*pointers, *image.shape, MODES.index(mode), *queue(image))
     return grad_image, grad_displacement
 
 

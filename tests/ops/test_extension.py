@@ -70,3 +70,11 @@ def test_transforms_meet_the_operator(transform):
     else:
         getattr(torch.func, transform)(function)(image)
     assert seen == [False]
+
+
+def test_a_gpu_without_kernels_for_it_is_known(monkeypatch):
+    """norm_silu then computes with torch's layers, as it does for other devices."""
+    cpu, gpu, other = torch.device("cpu"), torch.device("cuda", 1), torch.device("meta")
+    for built, expected in (("", [True, False, False]), ("90", [True, True, False])):
+        monkeypatch.setattr(extension, "kernels", lambda built=built: types.SimpleNamespace(cuda_architectures=built))
+        assert [extension.has_kernels(device) for device in (cpu, gpu, other)] == expected
