@@ -41,7 +41,7 @@ def inpaint(
 ) -> str:
     """Paint a finding into an image, or out of it; outside the region every stored value stays as it is.
 
-    Where to paint: mask, box, map_from or full; none of them = where the finding lies on average in training.
+    Where to paint: mask, box, map_from or full; none of them = a usual place of the finding's, drawn by the seed.
 
     Args:
         image: PNG, JPEG or DICOM, of any size, grey.
@@ -52,7 +52,7 @@ def inpaint(
         mask: An image of the same size, white where to paint.
         box: x0,y0,x1,y1 in pixels of the image, half open.
         map_from: An image that shows the finding; its attention map is carried over by registration.
-        full: Paint the whole image.
+        full: Paint a whole new film, of which nothing is the image's unless strength is below 1.
         text: Free text, for an inpainter that was trained with it; as are view, sex and age. "No effusion" paints none.
         view: PA or AP.
         sex: F or M.
