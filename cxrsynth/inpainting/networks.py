@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.dit import VelocityDiT
-from cxrsynth.inpainting.parametrisation import Preconditioned, published
+from cxrsynth.inpainting.parametrisation import CLOCK, Preconditioned, published
 from cxrsynth.inpainting.published import SCHEDULE, start_from_published, tune
 from cxrsynth.inpainting.space import Pixels, Space
 from cxrsynth.inpainting.text import TextEncoder, Vocabulary
@@ -40,7 +40,7 @@ def build_field(
     pretrained: Mapping[str, Any] | None = None,
     weights: Mapping[str, Tensor] | None = None,
     tuning: str = "full",
-    clock: float = 1000.0,
+    clock: float | None = None,
 ) -> VelocityUNet | VelocityDiT:
     """A velocity field; see `VelocityUNet` and `VelocityDiT` for most of the arguments.
 
@@ -55,6 +55,7 @@ def build_field(
     space = space or Pixels()
     if network not in NETWORKS:
         raise UserError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
+    clock = CLOCK if clock is None else clock
     if clock <= 0:
         raise UserError(f"clock is {clock}; give a number above 0, such as 20 or 1000")
     told: dict[str, Any] = {

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.velocity import preconditioning
 
+CLOCK = 1000.0  # what a network is told at t = 1, unless its settings say otherwise: MONAI's count
 PREDICTIONS = ("velocity", "v", "epsilon")
 SCHEDULES = ("linear_beta", "scaled_linear_beta", "sigmoid_beta", "cosine")
 
@@ -67,7 +68,7 @@ class Preconditioned(nn.Module):
             count to 1000, which suits the steps of a diffusion; 20 lets a solver of high order keep its order.
     """
 
-    def __init__(self, spread: float, clock: float = 1000.0):
+    def __init__(self, spread: float, clock: float = CLOCK):
         super().__init__()
         self.spread, self.clock = spread, clock
 

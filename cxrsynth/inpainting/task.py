@@ -36,7 +36,7 @@ from cxrsynth.inpainting.telling import Teller, corpus, wish
 from cxrsynth.inpainting.text import Vocabulary
 from cxrsynth.inpainting.times import Times, draw_times
 from cxrsynth.inpainting.velocity import VelocityField
-from cxrsynth.inpainting.warm_start import take_over, take_over_maps
+from cxrsynth.inpainting.warm_start import take_over, take_over_clock, take_over_maps
 from cxrsynth.inpainting.weights_file import SUFFIX, digests, find_inpainter, read_weights_file, refuse_leaks, take_up
 
 
@@ -56,7 +56,7 @@ class InpaintingTask(L.LightningModule):
         depth: Number of blocks.
         num_heads: Attention heads.
         patch: Side of the pixel blocks that the network sees as one position.
-        clock: What the network is told at t = 1 (see `Preconditioned`); a `start` of another learns the time again.
+        clock: What the network is told at t = 1 (see `Preconditioned`); None = that of `start`, else 1000.
         bf16: Compute in bfloat16.
         recompute: Gradient checkpointing: less memory, slower steps.
         latent: An autoencoder's file, or `path` with `scale` or `norm_groups`: the flow then runs on its latents (see
@@ -114,7 +114,7 @@ class InpaintingTask(L.LightningModule):
         depth: int = 6,
         num_heads: int = 6,
         patch: int = 1,
-        clock: float = 1000.0,
+        clock: float | None = None,
         bf16: bool = False,
         recompute: bool = False,
         latent: str | dict[str, Any] | None = None,
@@ -209,8 +209,8 @@ class InpaintingTask(L.LightningModule):
         """Take over what `start` knows, and learn the vocabulary from the training reports unless there is one."""
         if stage != "fit":
             return
-        data = getattr(self.trainer, "datamodule", None)
-        data = data if isinstance(data, CXRDataModule) else None
+        module = getattr(self.trainer, "datamodule", None)
+        data = module if isinstance(module, CXRDataModule) else None
         if self.hparams["start"] is not None:
             self._start(load_inpainter(self.hparams["start"]))
         if data is not None:
@@ -227,6 +227,9 @@ class InpaintingTask(L.LightningModule):
         fresh = take_over(self.velocity, known.average.module.state_dict(), names, old)
         self.average.module.load_state_dict(self.velocity.state_dict())
         take_over_maps(self.average_maps, known.average_maps, names, old)
+        self.hparams["clock"] = take_over_clock(
+            [self.velocity, self.average.module], self.hparams["clock"], known.hparams
+        )
         self.patients = known.patients
         if "text" in self.hparams["fields"] and self.teller.vocabulary is None and known.teller.vocabulary is not None:
             self.teller = replace(self.teller, vocabulary=known.teller.vocabulary)

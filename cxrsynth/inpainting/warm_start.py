@@ -1,6 +1,7 @@
 """Start a training from the weights of an inpainter that may have known other findings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from cxrsynth.errors import UserError
 from cxrsynth.inpainting.average import NAMES, AverageMaps
 from cxrsynth.inpainting.embedder import ABSENT, UNKNOWN
+from cxrsynth.inpainting.parametrisation import CLOCK, Preconditioned
 
 PER_FINDING = "embed.states"  # `[C, 3, width]` of every velocity field
 LEAST = 0.5  # of the weights must fit
@@ -69,3 +71,23 @@ def take_over_maps(
             old = known_findings.index(finding)
             for name in NAMES:
                 getattr(maps, name)[row] = getattr(known, name)[old]
+
+
+def take_over_clock(fields: Iterable[nn.Module], asked: float | None, known: Mapping[str, Any]) -> float:
+    """Set the clock of fields (see `Preconditioned`): the one asked for, else the one that the weights were trained with.
+
+    Args:
+        fields: UNets, transformers, or `FlowMap`s over them.
+        asked: The clock, or None.
+        known: Settings of the inpainter that the weights are of.
+
+    Returns:
+        The clock.
+    """
+    trained = known["clock"]
+    clock = asked if asked is not None else CLOCK if trained is None else float(trained)
+    for field in fields:
+        parametrisation = getattr(getattr(field, "field", field), "parametrisation", None)
+        if isinstance(parametrisation, Preconditioned):
+            parametrisation.clock = clock
+    return clock

@@ -8,7 +8,7 @@ from cxrsynth.inpainting.average import AverageMaps
 from cxrsynth.inpainting.export import weights_of
 from cxrsynth.inpainting.telling import corpus
 from cxrsynth.inpainting.text import Vocabulary
-from cxrsynth.inpainting.warm_start import take_over, take_over_maps
+from cxrsynth.inpainting.warm_start import take_over, take_over_clock, take_over_maps
 from cxrsynth.inpainting.weights_file import digests, read_weights_file, write_weights_file
 
 TINY = {"size": 16, "channels": [8, 16], "attention": [False, True], "head_channels": 8, "norm_groups": 4}
@@ -121,3 +121,15 @@ def test_average_maps_follow_the_names():
     assert torch.equal(new.of(0), old.of(1))
     assert new.area(0) == old.area(1)
     assert new.of(1) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "expected"), [(None, 20.0, 20.0), (50.0, 20.0, 50.0), (None, None, 1000.0)]
+)
+def test_the_clock_is_that_of_the_weights_unless_another_is_asked_for(asked, trained, expected):
+    """Told another time than it was trained with, a network paints noise."""
+    task = InpaintingTask(["Mass"], 16, "unet", (16, 16), (False, True), clock=asked)
+    other = InpaintingTask(["Mass"], 16, "unet", (16, 16), (False, True), clock=trained)
+    fields = [task.velocity, task.average.module]
+    assert take_over_clock(fields, task.hparams["clock"], other.hparams) == expected
+    assert [field.parametrisation.clock for field in fields] == [expected, expected]
