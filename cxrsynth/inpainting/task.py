@@ -227,9 +227,7 @@ class InpaintingTask(L.LightningModule):
         fresh = take_over(self.velocity, known.average.module.state_dict(), names, old)
         self.average.module.load_state_dict(self.velocity.state_dict())
         take_over_maps(self.average_maps, known.average_maps, names, old)
-        self.hparams["clock"] = take_over_clock(
-            [self.velocity, self.average.module], self.hparams["clock"], known.hparams
-        )
+        self.hparams["clock"] = take_over_clock([self.velocity, self.average.module], self.hparams, known.hparams)
         self.patients = known.patients
         if "text" in self.hparams["fields"] and self.teller.vocabulary is None and known.teller.vocabulary is not None:
             self.teller = replace(self.teller, vocabulary=known.teller.vocabulary)

@@ -73,19 +73,18 @@ def take_over_maps(
                 getattr(maps, name)[row] = getattr(known, name)[old]
 
 
-def take_over_clock(fields: Iterable[nn.Module], asked: float | None, known: Mapping[str, Any]) -> float:
-    """Set the clock of fields (see `Preconditioned`): the one asked for, else the one that the weights were trained with.
+def take_over_clock(fields: Iterable[nn.Module], own: Mapping[str, Any], known: Mapping[str, Any]) -> float:
+    """Set the clock of fields (see `Preconditioned`): the one asked for, else that of the weights' training.
 
     Args:
         fields: UNets, transformers, or `FlowMap`s over them.
-        asked: The clock, or None.
+        own: Settings of their inpainter; its `clock` is the one asked for, or None.
         known: Settings of the inpainter that the weights are of.
 
     Returns:
         The clock.
     """
-    trained = known["clock"]
-    clock = asked if asked is not None else CLOCK if trained is None else float(trained)
+    clock = float(next((c for c in (own["clock"], known["clock"]) if c is not None), CLOCK))
     for field in fields:
         parametrisation = getattr(getattr(field, "field", field), "parametrisation", None)
         if isinstance(parametrisation, Preconditioned):

@@ -131,5 +131,5 @@ def test_the_clock_is_that_of_the_weights_unless_another_is_asked_for(asked, tra
     task = InpaintingTask(["Mass"], 16, "unet", (16, 16), (False, True), clock=asked)
     other = InpaintingTask(["Mass"], 16, "unet", (16, 16), (False, True), clock=trained)
     fields = [task.velocity, task.average.module]
-    assert take_over_clock(fields, task.hparams["clock"], other.hparams) == expected
+    assert take_over_clock(fields, task.hparams, other.hparams) == expected
     assert [field.parametrisation.clock for field in fields] == [expected, expected]
