@@ -24,6 +24,7 @@ from cxrsynth.synthesis.measures import asked_gain, lungs_kept, off_target_drift
 from cxrsynth.synthesis.scorer import Scorer
 
 PATCH = 24  # side of a lesion's patch
+BEYOND = 0.01  # share of any film that lies beyond its own range, as `out_of_range` counts it: less says nothing
 FEW = 8  # findings with fewer pairs share the limit of all findings
 QUERIES = 500  # lesions whose nearest neighbour among other patients is looked for
 
@@ -36,7 +37,7 @@ class Limits:
         gain: What the rise of the asked finding must be above, in log odds, by finding.
         drift: Largest change of another finding, by finding asked for.
         seam: Largest step at the region's edge in parts of the source's own.
-        out_of_range: Largest share of the region beyond the film's range.
+        out_of_range: Largest share of the region beyond the film's range; at least `BEYOND`.
         lungs: Smallest Dice of the lungs outside the region.
         duplicate: Largest correlation with a training lesion.
     """
@@ -187,7 +188,7 @@ def _limits(
         gain={f: max(limit(rows, "gain", 1 - chance), 0.0) for f, rows in by_finding.items()},
         drift={f: limit(rows, "drift", 1 - quantile) for f, rows in by_finding.items()},
         seam=limit(every, "seam", 1 - quantile),
-        out_of_range=limit(every, "out_of_range", 1 - quantile),
+        out_of_range=max(limit(every, "out_of_range", 1 - quantile), BEYOND),
         lungs=round(float(np.quantile(lungs, quantile)), 4),
         duplicate=round(float(np.quantile(likenesses, 1 - quantile)), 4),
     )

@@ -17,7 +17,7 @@ from cxrsynth.data.reading import read_image
 from cxrsynth.data.split import read_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import inside, sha256_file, write_json, write_text
-from cxrsynth.synthesis.calibration import PATCH, Limits, calibrate
+from cxrsynth.synthesis.calibration import BEYOND, PATCH, Limits, calibrate
 from cxrsynth.synthesis.lesions import Lesions
 from cxrsynth.synthesis.measures import asked_gain, lungs_kept, off_target_drift, out_of_range, patch_of, seam
 from cxrsynth.synthesis.scorer import load_scorer
@@ -66,7 +66,7 @@ class Selection:
     def key(self) -> str:
         """SHA-256 of all that the limits and scores depend on beside the images."""
         files = {name: sha256_file(getattr(self, name)) for name in ("scorer", "splits", "maps")}
-        content = {**asdict(self), **files, "segmenter": sha256_file(SHIPPED)}  # contents in place of paths
+        content = {**asdict(self), **files, "segmenter": sha256_file(SHIPPED), "beyond": BEYOND}  # contents, not paths
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def prepare(self, folder: Path, manifest: Manifest) -> None:

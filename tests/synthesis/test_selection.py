@@ -17,7 +17,7 @@ from cxrsynth.data.reading import read_stored, write_png
 from cxrsynth.data.split import make_splits, write_splits
 from cxrsynth.errors import UserError
 from cxrsynth.files import sha256_file
-from cxrsynth.synthesis.calibration import Limits, _other_tissue, calibrate
+from cxrsynth.synthesis.calibration import BEYOND, Limits, _other_tissue, calibrate
 from cxrsynth.synthesis.provenance import gather, write_record
 from cxrsynth.synthesis.scorer import check_independent, load_scorer
 from cxrsynth.synthesis.selection import CHECKS, Selection, failures
@@ -191,6 +191,7 @@ def test_a_gain_must_be_above_that_of_other_healthy_tissue_not_of_ill_films(run)
     splits, maps = pd.read_csv(folder / "splits.csv", dtype=str), folder / "maps.npz"
     settings = {"size": 64, "quantile": 0.05, "pairs": 30, "seed": 0}
     found = [calibrate(manifest, splits, maps, Bright(), chance=chance, **settings).limits for chance in (0.05, 0.5)]
+    assert all(limits.out_of_range >= BEYOND for limits in found)  # of lesions alone it may be 0: a pixel would refuse
     kept = [limits.gain for limits in found]
     assert all(0 <= kept[1][f] < kept[0][f] < 1 for f in FINDINGS)
     film, other = torch.rand(2, 1, 8, 8)
