@@ -52,7 +52,13 @@ class Request:
         """As `paint` draws it, one seed an image."""
         side = self.image.shape[-1]
         each = [torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(seed)) for seed in self.seeds]
-        return torch.cat(each)
+        return torch.cat(each).to(self.image.device)
+
+    def to(self, device: str) -> "Request":
+        """The same on a device."""
+        for name in ("image", "region", "coordinates", "condition"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
 
 
 def ours(task: InpaintingTask, request: Request, **settings: Any) -> Tensor:

@@ -35,16 +35,8 @@ def network(name: str) -> InpaintingTask:
     return task.to("cuda").eval()
 
 
-def on_gpu(request: Request) -> Request:
-    for name in ("image", "region", "coordinates", "condition"):
-        setattr(request, name, getattr(request, name).to("cuda"))
-    drawn = request.noise
-    request.noise = lambda: drawn().to("cuda")  # type: ignore[method-assign]
-    return request
-
-
 def methods(task: InpaintingTask, images: int, steps: int, half: bool) -> dict[str, Callable[[], Tensor]]:
-    request, peer = on_gpu(Request(task, images)), Peer(task).to("cuda")
+    request, peer = Request(task, images).to("cuda"), Peer(task).to("cuda")
 
     def own() -> Tensor:
         set_bf16(task, half)
@@ -101,7 +93,7 @@ def main() -> None:
                 theirs_best = min(value for label, value in times.items() if label.startswith("MONAI"))
                 ratio = theirs_best / times["cxrsynth"]
                 found = [chosen[label]() for label in ("cxrsynth", "MONAI, two forwards")]
-                region = on_gpu(Request(task, count)).region
+                region = Request(task, count).to("cuda").region
                 exact = found[0] if exact is None else exact
                 print(
                     f"{'bfloat16' if half else 'float32':8s} {count:4d} images: "

@@ -60,6 +60,9 @@ constexpr long norm_part = 32 * 1024;  // numbers of an image that a block norma
 #endif
 constexpr int block_threads = block_x * block_y;
 
+// The nearest of n pixels.
+__host__ __device__ inline int clamped(int i, int n) { return i < 0 ? 0 : i < n ? i : n - 1; }
+
 // One thread a pixel; z is the plane.
 inline dim3 pixel_block() { return dim3(block_x, block_y); }
 inline dim3 pixel_grid(int height, int width, int planes) {

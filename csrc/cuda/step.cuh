@@ -9,8 +9,6 @@ namespace cxr {
 
 constexpr int max_radius = 32;
 
-__host__ __device__ inline int clamped(int i, int n) { return i < 0 ? 0 : i < n ? i : n - 1; }
-
 // The images of a level and how they pull.
 template <class T> struct DeviceLevel {
   const T *moving, *fixed, *mask;  // [B,H,W] each; mask may be null

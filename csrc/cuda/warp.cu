@@ -7,8 +7,6 @@ namespace {
 
 constexpr int strip = 4;
 
-__device__ inline int clamped_to(int i, int n) { return i < n ? i : n - 1; }
-
 template <class T> __device__ bool within(T p, int n) { return p >= T(0) && p <= T(n - 1); }
 
 // `strip` pixels below each other, so that several loads of a thread are on their way at once; stored when all are there.
@@ -18,7 +16,7 @@ template <class T> __global__ void __launch_bounds__(block_threads) warp_kernel(
   if (x >= in.width) return;
   T px[strip], py[strip], value[strip];
   for (int k = 0; k < strip; ++k) {
-    const int y = clamped_to(top + k * block_y, in.height);
+    const int y = clamped(top + k * block_y, in.height);
     const T* u = in.displacement + b * 2 * size + long(y) * in.width + x;
     px[k] = T(x) + u[0];
     py[k] = T(y) + u[size];

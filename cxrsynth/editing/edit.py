@@ -152,11 +152,8 @@ def edit(
         "guidance": own if guidance is None else guidance,
         "strength": strength,
     }
-    whole = np.ones(canvas.shape, bool) if kind == "full" else region
-    window = NativeWindow.around(whole, hp["context"], hp["minimum"])
-    del whole
     options = {"condition": condition.to(device), "seeds": [seed], **settings}
-    before, painted = _paint(task, canvas, window, region, options)
+    window, before, painted = _paint(task, canvas, region, options)
     if full and strength == 1:
         window.replace(canvas, painted)  # a new film: nothing of the source may shine through
         boxes = [_add_detail(task, canvas, name, seed, options) for name in names if not remove]
@@ -187,14 +184,15 @@ def edit(
         "version": __version__,
     }
     pixels = canvas.pixels if isinstance(canvas, FloatCanvas) else canvas.image.stored
-    return Edited(pixels, region.copy() if kind == "full" else region, record, stored, source)
+    return Edited(pixels, np.ascontiguousarray(region), record, stored, source)
 
 
 def _paint(
-    task: InpaintingTask, canvas: Canvas, window: NativeWindow, region: Bools, options: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """The window before and after, `[1, 1, size, size]`."""
+    task: InpaintingTask, canvas: Canvas, region: Bools, options: dict[str, Any]
+) -> tuple[NativeWindow, Tensor, Tensor]:
+    """The window around a region, and what is in it before and after, `[1, 1, size, size]`."""
     size, device = task.hparams["size"], task.device
+    window = NativeWindow.around(region, task.hparams["context"], task.hparams["minimum"])
     before = window.crop(canvas, size)
     painted = task.paint(
         before.to(device),
@@ -204,7 +202,7 @@ def _paint(
     ).cpu()
     if not painted.isfinite().all():
         raise UserError("painting gave values that are not finite; lower guidance, or take another checkpoint")
-    return before, painted
+    return window, before, painted
 
 
 def _add_detail(task: InpaintingTask, canvas: Canvas, finding: str, seed: int, options: dict[str, Any]) -> list[int]:
@@ -216,8 +214,7 @@ def _add_detail(task: InpaintingTask, canvas: Canvas, finding: str, seed: int, o
     if task.average_maps.area(list(task.hparams["findings"]).index(finding)) is None:
         return []
     region, _ = from_average(task, finding, canvas.shape, seed)
-    window = NativeWindow.around(region, task.hparams["context"], task.hparams["minimum"])
-    before, painted = _paint(task, canvas, window, region, options)
+    window, before, painted = _paint(task, canvas, region, options)
     window.paste(canvas, painted - before, region)
     return _box(region)
 

@@ -3,6 +3,7 @@
 The same resampling as `cxrsynth.inpainting.window`, as products with small matrices.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,9 +95,8 @@ class NativeWindow:
     @classmethod
     def around(cls, region: NDArray[np.bool_], context: float, minimum: float) -> "NativeWindow":
         """The window that `windows_around` gives a region `[H, W]`."""
-        ((left, top, side),) = windows_around(
-            torch.from_numpy(region)[None, None], context=context, minimum=minimum
-        ).boxes
+        pixels = torch.from_numpy(np.ascontiguousarray(region))  # a region of one value may lie in one byte
+        ((left, top, side),) = windows_around(pixels[None, None], context=context, minimum=minimum).boxes
         return cls(left, top, side)
 
     @classmethod
@@ -133,12 +133,8 @@ class NativeWindow:
     def replace(self, canvas: Canvas, painted: Tensor) -> None:
         """Put what was painted, `[1, 1, size, size]` as displayed, in the place of the whole window."""
         rows, columns = self._within(canvas.shape)
-        matrix = resampling(painted.shape[-1], self.side)
-        down, across = self._part(matrix, rows, self.top, 0), self._part(matrix, columns, self.left, 0)
-        sideways = painted[0, 0] @ across.T
-        for block in _blocks(rows):
-            display = (down[block.start - rows.start : block.stop - rows.start] @ sideways).clamp(0, 1).numpy()
-            canvas.put(block, columns, display, np.ones(display.shape, bool))
+        for block, values in self._enlarged(painted, rows, columns):
+            canvas.put(block, columns, np.clip(values, 0, 1), np.ones(values.shape, bool))
 
     def paste(self, canvas: Canvas, change: Tensor, region: NDArray[np.bool_], feather: int | None = None) -> None:
         """Add a change, made at the working resolution, to the canvas, inside the region only.
@@ -158,16 +154,20 @@ class NativeWindow:
         distance = _soft_edge(region, rows, columns, width)
         if distance is not None and feather is None:
             width = min(width, int(distance.max()) // 2)
-        matrix = resampling(size, self.side)
-        down, across = self._part(matrix, rows, self.top, 0), self._part(matrix, columns, self.left, 0)
-        sideways = change[0, 0] @ across.T
-        for block in _blocks(rows):
-            local = slice(block.start - rows.start, block.stop - rows.start)
-            added = (down[local] @ sideways).numpy()
+        for block, added in self._enlarged(change, rows, columns):
             if distance is not None:
-                added *= np.minimum(distance[local], width + 1) / np.float32(width + 1)
+                near = distance[block.start - rows.start : block.stop - rows.start]
+                added *= np.minimum(near, width + 1) / np.float32(width + 1)
             display = np.clip(canvas.display(block, columns) + added, 0, 1)
             canvas.put(block, columns, display, region[block, columns])
+
+    def _enlarged(self, square: Tensor, rows: slice, columns: slice) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """What `[1, 1, size, size]` is at these pixels of the image, some rows at a time."""
+        matrix = resampling(square.shape[-1], self.side)
+        down, across = self._part(matrix, rows, self.top, 0), self._part(matrix, columns, self.left, 0)
+        sideways = square[0, 0] @ across.T
+        for block in _blocks(rows):
+            yield block, (down[block.start - rows.start : block.stop - rows.start] @ sideways).numpy()
 
     def _within(self, shape: tuple[int, int]) -> tuple[slice, slice]:
         """The window's rows and columns that lie in the image."""

@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -20,6 +19,7 @@ from cxrsynth.inpainting.embedder import Embedded
 from cxrsynth.inpainting.flow_map import FlowMap
 from cxrsynth.inpainting.unet import VelocityUNet
 from cxrsynth.inpainting.velocity import VelocityField
+from cxrsynth.ops.extension import on_device_of
 from cxrsynth.precision import has_bf16
 
 FIELDS = (VelocityUNet, VelocityDiT, FlowMap)  # and no subclasses: sharding makes these
@@ -73,8 +73,8 @@ def recorded(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., 
         setting: Stays as it is from call to call.
     """
     plainly = as_it_is(ask, field, setting)
-    told = setting.told
-    if isinstance(told, Condition) or not recordable(field) or os.environ.get("CXRSYNTH_CUDA_GRAPHS") == "0":
+    wanted = os.environ.get("CXRSYNTH_CUDA_GRAPHS") != "0" and can_record(setting.region.device)
+    if not wanted or isinstance(setting.told, Condition) or not recordable(field):
         return plainly
     module = cast(nn.Module, field)
     state = _state(module)
@@ -84,7 +84,7 @@ def recorded(ask: Ask, field: VelocityField, setting: Setting) -> Callable[..., 
     recordings.refresh(module)
 
     def forward(x: Tensor, *times: float) -> Tensor:
-        if torch.is_grad_enabled() or not can_record(x.device):
+        if torch.is_grad_enabled():
             return plainly(x, *times)
         found = recordings(ask, module, x, times, setting)
         return plainly(x, *times) if found is None else found
@@ -174,7 +174,7 @@ class Recordings:
         self, ask: Ask, field: nn.Module, x: Tensor, times: Sequence[float], setting: Setting
     ) -> Tensor | None:
         """What `ask` gives, from the recording for these shapes, made if there is none; None where that cannot be."""
-        with self.lock, _on(x.device):
+        with self.lock, on_device_of(x):
             stream, kind = stream_of(x.device), x.device.type
             shapes = tuple((part.shape, part.dtype) for part in (x, *_tensors(setting)))
             casts = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
@@ -272,10 +272,6 @@ def new_pool(device: torch.device) -> Pool:
 def stream_of(device: torch.device) -> int:
     """The stream that a recording would run on: two at once would write the same memory."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _tensors(setting: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor]:
