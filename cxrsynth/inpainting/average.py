@@ -41,9 +41,8 @@ class AverageMaps:
         for name in NAMES:
             setattr(self, name, getattr(self, name).to(maps.device))
         whole = maps.float().flatten(1)
-        area = (
-            whole.sum(1).square() / whole.square().sum(1).clamp_min(1e-12) / whole.shape[1]
-        )  # of a mask its very area
+        # (sum m)^2 / sum m^2 pixels: of a mask its very area
+        area = whole.sum(1).square() / whole.square().sum(1).clamp_min(1e-12) / whole.shape[1]
         small = F.adaptive_avg_pool2d(maps.float(), SIDE)[:, 0]
         mass = small.sum((1, 2))
         counts = ((finding >= 0) & (mass > 0)).float()  # no boolean indexing: that would wait for a GPU
