@@ -74,8 +74,8 @@ template <class T> void slope_row(const GradientRow<T>& a) { slope_pixels(a); }
 CXR_HD void place_vectors(const WarpRow<float>& a, int from, int count, Samples<float>& s) {
   Placing<false> placing(a, from);
   for (int k = 0; k < count; ++k) {
-    const Place p = placing.next();
-    store(s.index + k * lanes, p.index), store(s.fx + k * lanes, p.fx), store(s.fy + k * lanes, p.fy);
+    const Place p = placing.next(a.ux + from + k * lanes, a.uy + from + k * lanes);
+    store(s.index + k * lanes, p.iy * a.width + p.ix), store(s.fx + k * lanes, p.fx), store(s.fy + k * lanes, p.fy);
   }
 }
 

@@ -89,6 +89,9 @@ template <class T> struct RowKernels {
   void (*weighted_sum)(const T* const* rows, const T* taps, int radius, int n, T* out);
   // The same of rows[0 .. 2 radius] into out and of rows[1 .. 2 radius + 1] into next: two sums that share their loads.
   void (*weighted_sums)(const T* const* rows, const T* taps, int radius, int n, T* out, T* next);
+  // out[x] = taps[0] row[x] + sum_j taps[j] (row[x - j] + row[x + j]). Before `row`, behind it and behind `out` lies memory for a whole
+  // vector; in `rows` there is room for 2 radius + 1.
+  void (*along_row)(const T* row, const T* taps, int radius, int n, const T** rows, T* out);
   // out[x] = sum_j weights[j] rows[j][x], j < count, added up from the first to the last.
   void (*weighted_rows)(const T* const* rows, const T* weights, int count, int n, T* out);
   T (*jacobian)(const JacobianRow<T>&);     // the smallest determinant

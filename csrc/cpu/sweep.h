@@ -153,8 +153,7 @@ template <class T> class Sweep {
     const int n = level_.width;
     std::fill(row - radius, row, row[0]);
     std::fill(row + n, row + n + radius, row[n - 1]);
-    for (int j = 0; j <= 2 * radius; ++j) rows_[j] = row + j - radius;
-    kernels_.weighted_sum(rows_.data(), taps.data(), radius, n, out);
+    kernels_.along_row(row, taps.data(), radius, n, rows_.data(), out);
   }
 
   // Two rows at every other step; the last row alone where their number is odd.

@@ -7,6 +7,7 @@ namespace cxr {
 namespace {
 
 constexpr int block = 16;  // vectors that are placed before any of them is read a second time, for another channel
+constexpr int narrowest = lanes, lowest = 2;  // smaller images go pixel by pixel
 
 // left[k] = p[index[k]], right[k] = p[index[k] + 1]: one load brings both, in a third of the time of two gathers.
 CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) {
@@ -39,18 +40,16 @@ template <class First, class Second> CXR_HD void two_stages(int count, First fir
   for (int k = count - lead; k < count; ++k) second(k);
 }
 
-// Fetches ahead in any case.
-template <bool ITK, bool> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
+template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
   alignas(64) int index[block][lanes];
   alignas(64) float fx[block][lanes], fy[block][lanes];
-  Int inside[block];
   Placing<ITK> placing(a, from);
   const auto place = [&](int k) __attribute__((always_inline)) {
-    const Place p = placing.next();
+    const float *ux = a.ux + from + k * lanes, *uy = a.uy + from + k * lanes;
+    const Place p = placing.next(ux, uy);
     // Of the next block, so that it is there in time.
-    __builtin_prefetch(placing.ux + block * lanes), __builtin_prefetch(placing.uy + block * lanes);
-    store(index[k], p.index), store(fx[k], p.fx), store(fy[k], p.fy);
-    if (ITK) inside[k] = p.inside;
+    __builtin_prefetch(ux + block * lanes), __builtin_prefetch(uy + block * lanes);
+    store(index[k], p.iy * a.width + p.ix), store(fx[k], p.fx), store(fy[k], p.fy);
   };
   const auto read = [&](const float* image, const float* below, float* out, int k) __attribute__((always_inline)) {
     const Vec x = load<lanes>(fx[k]), y = load<lanes>(fy[k]);
@@ -59,8 +58,7 @@ template <bool ITK, bool> CXR_HD void warp_block(const WarpRow<float>& a, int fr
     __builtin_prefetch(below + 2 * long(a.width) + index[k][0]);
     pairs(image, index[k], left, right);
     pairs(below, index[k], low_left, low_right);
-    const Vec value = mix(mix(left, right, x), mix(low_left, low_right, x), y);
-    store(out + k * lanes, ITK ? (inside[k] ? value : Vec{} + __builtin_nanf("")) : value);
+    store(out + k * lanes, mix(mix(left, right, x), mix(low_left, low_right, x), y));
   };
   const float *image = a.image, *below = kept(image + a.width);
   float* out = a.out + from;
@@ -71,19 +69,14 @@ template <bool ITK, bool> CXR_HD void warp_block(const WarpRow<float>& a, int fr
   }
 }
 
-template <bool> CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
-  const Vec right = Vec{} + float(a.width - 1), bottom = Vec{} + float(a.height - 1), row = Vec{} + float(a.y);
-  const Int width = Int{} + a.width;
-  const float *ux = a.ux + from, *uy = a.uy + from;
+CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
   alignas(64) int index[block][lanes];
-  Vec column = columns_from(from);
+  Placing<false> placing(a, from);
   const auto place = [&](int k) __attribute__((always_inline)) {
-    const Vec px = at_most(at_least(column + load<lanes>(ux + k * lanes), Vec{}), right);
-    const Vec py = at_most(at_least(row + load<lanes>(uy + k * lanes), Vec{}), bottom);
-    __builtin_prefetch(ux + k * lanes + block * lanes), __builtin_prefetch(uy + k * lanes + block * lanes);
-    const Int ix = rounded(px), iy = rounded(py);
-    store(index[k], iy * width + ix);
-    column += float(lanes);
+    const float *ux = a.ux + from + k * lanes, *uy = a.uy + from + k * lanes;
+    const Place p = placing.next_nearest(ux, uy);
+    __builtin_prefetch(ux + block * lanes), __builtin_prefetch(uy + block * lanes);
+    store(index[k], p.iy * a.width + p.ix);
   };
   const auto read = [&](const float* image, float* out, int k) __attribute__((always_inline)) {
     __builtin_prefetch(image + index[k][0] + 2 * long(a.width));
@@ -96,6 +89,10 @@ template <bool> CXR_HD void nearest_block(const WarpRow<float>& a, int from, int
     for (int k = 0; k < count; ++k) read(image, out, k);
   }
 }
+
+// Both fetch ahead in any case.
+template <bool ITK, bool> CXR_HD void warp_bilinear(const WarpRow<float>& a) { by_blocks(a, a.width, block, warp_block<ITK>); }
+template <bool> CXR_HD void warp_nearest(const WarpRow<float>& a) { by_blocks(a, a.width, block, nearest_block); }
 
 }  // namespace
 }  // namespace cxr

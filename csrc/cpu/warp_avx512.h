@@ -1,4 +1,5 @@
-// The warp in vectors of sixteen lanes: gathers, and positions in registers.
+// The warp in vectors of sixteen lanes. Neighbouring pixels read near each other on any displacement that is nearly smooth, so they
+// get their pixels out of a few whole rows by shuffles, in half the time of gathers; where they do not, they gather.
 #pragma once
 
 #include <climits>
@@ -9,6 +10,20 @@ namespace cxr {
 namespace {
 
 constexpr int block = INT_MAX;  // a row at once
+constexpr int narrowest = 2 * lanes, lowest = 5;  // smaller images go pixel by pixel
+
+using Mask = __mmask16;
+CXR_HD Mask equal(Int a, Int b) { return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b); }
+CXR_HD Mask above(Int v, int limit) { return _mm512_cmpgt_epu32_mask((__m512i)v, _mm512_set1_epi32(limit)); }  // or negative
+CXR_HD void put(Vec& v, Mask lanes, Vec values) { v = (Vec)_mm512_mask_mov_ps((__m512)v, lanes, (__m512)values); }
+CXR_HD int lane_0(Int v) { return _mm_cvtsi128_si32(_mm512_castsi512_si128((__m512i)v)); }
+CXR_HD int lane_15(Int v) { return _mm_extract_epi32(_mm512_extracti32x4_epi32((__m512i)v, 3), 3); }
+
+// The smallest lane, of lanes in 0 .. 65535.
+CXR_HD int least(Int v) {
+  const __m256i words = _mm512_cvtepi32_epi16((__m512i)v);
+  return _mm_extract_epi16(_mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1))), 0);
+}
 
 // left[k] = p[index[k]], right[k] = p[index[k] + 1]: a gather of 8 bytes a lane brings both.
 CXR_HD void pairs(const float* p, Int index, Vec& left, Vec& right) {
@@ -21,66 +36,179 @@ CXR_HD void pairs(const float* p, Int index, Vec& left, Vec& right) {
 
 CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) { pairs(p, load<lanes>(index), left, right); }
 
+// A vector's place in a window of the image: `right` and `down` from the pixel `corner` of it. `holds`: all lanes read within its
+// columns, which two registers take in, and its few rows.
+struct Window {
+  static constexpr int columns = narrowest, rows = lowest;
+  Vec fx, fy;
+  Int right, down;
+  long corner;
+  bool holds;
+};
+
+// REACH: pixels that are read beyond (ix, iy). Where displacements are smooth, the topmost row is that of the first or of the last
+// lane; where they are ROUGH, it is looked for.
+template <bool ROUGH, int REACH> CXR_HD Window window_of(const Place& p, int width, int height) {
+  constexpr int slack = 4;  // the first lane is nearly always the leftmost
+  const int first = lane_0(p.ix) - slack, last = width - Window::columns, bottom = height - Window::rows;
+  const int from = first < 0 ? 0 : first, x = from < last ? from : last;
+  const int top = ROUGH ? least(p.iy) : lane_0(p.iy), other = ROUGH ? bottom : lane_15(p.iy), y = top < other ? top : other;
+  const Int right = p.ix - x, down = p.iy - y;
+  const Mask beyond = above(right, Window::columns - 1 - REACH) | above(down, Window::rows - 1 - REACH);
+  return {p.fx, p.fy, right, down, long(y) * width + x, beyond == 0};
+}
+
+// Two registers of a row, loaded once: a compiler would rather load them again than copy a register.
+struct Columns {
+  __m512 low, high;
+  CXR_HD explicit Columns(const float* p) : low(_mm512_loadu_ps(p)), high(_mm512_loadu_ps(p + lanes)) { asm("" : "+v"(low), "+v"(high)); }
+  CXR_HD Vec operator[](Int column) const { return (Vec)_mm512_permutex2var_ps(low, (__m512i)column, high); }
+};
+
+// The values of N channels, each `plane` behind the one before.
+template <int N> struct Values {
+  Vec channel[N];
+};
+
+// A mode reads them in three ways: by gathers; by shuffles row after row from the top, where the lanes that a row is for keep what
+// they find there; and so in all rows of a window (ROUGH), since how many are needed changes from vector to vector there, and a
+// wrong guess of it costs more than they do.
+struct Bilinear {
+  static constexpr int reach = 1;
+
+  template <int N> static CXR_HD Values<N> gathered(const float* image, int width, size_t plane, const Window& w) {
+    const Int index = w.down * width + w.right;
+    Values<N> v;
+    for (int c = 0; c < N; ++c) {
+      const float* corner = image + w.corner + c * plane;
+      Vec left, right, low_left, low_right;
+      pairs(corner, index, left, right);
+      pairs(corner + width, index, low_left, low_right);
+      v.channel[c] = mix(mix(left, right, w.fx), mix(low_left, low_right, w.fx), w.fy);
+    }
+    return v;
+  }
+
+  template <bool ROUGH, int N> static CXR_HD Values<N> shuffled(const float* image, int width, size_t plane, const Window& w) {
+    const Int next = w.right + 1;
+    const float* row = image + w.corner;
+    const auto look = [&](int c) __attribute__((always_inline)) {
+      const Columns columns(row + c * plane);
+      return mix(columns[w.right], columns[next], w.fx);
+    };
+    Vec above[N], top[N], bottom[N];
+    for (int c = 0; c < N; ++c) top[c] = look(c);
+    row += width;
+    for (int c = 0; c < N; ++c) above[c] = bottom[c] = look(c);
+    Int down{};
+    Mask done = equal(w.down, down);
+    for (int rows = 2; ROUGH ? rows < Window::rows : done != 0xffff; ++rows) {
+      down += 1, row += width;
+      const Mask here = equal(w.down, down);
+      for (int c = 0; c < N; ++c) {
+        const Vec value = look(c);
+        put(top[c], here, above[c]), put(bottom[c], here, value);
+        above[c] = value;
+      }
+      done |= here;
+    }
+    Values<N> v;
+    for (int c = 0; c < N; ++c) v.channel[c] = mix(top[c], bottom[c], w.fy);
+    return v;
+  }
+};
+
+struct Nearest {
+  static constexpr int reach = 0;
+
+  template <int N> static CXR_HD Values<N> gathered(const float* image, int width, size_t plane, const Window& w) {
+    const __m512i index = (__m512i)(w.down * width + w.right);
+    Values<N> v;
+    for (int c = 0; c < N; ++c) v.channel[c] = (Vec)_mm512_i32gather_ps(index, image + w.corner + c * plane, 4);
+    return v;
+  }
+
+  template <bool ROUGH, int N> static CXR_HD Values<N> shuffled(const float* image, int width, size_t plane, const Window& w) {
+    const float* row = image + w.corner;
+    Values<N> v;
+    for (int c = 0; c < N; ++c) v.channel[c] = Columns(row + c * plane)[w.right];
+    Int down{};
+    Mask done = equal(w.down, down);
+    for (int rows = 1; ROUGH ? rows < Window::rows : done != 0xffff; ++rows) {
+      down += 1, row += width;
+      const Mask here = equal(w.down, down);
+      for (int c = 0; c < N; ++c) put(v.channel[c], here, Columns(row + c * plane)[w.right]);
+      done |= here;
+    }
+    return v;
+  }
+};
+
 // The lines that the next rows need, since the hardware does not see rows coming in this pattern: of the image, two rows below
 // what is read now; of the displacement and the result, in the next row.
-CXR_HD void fetch_ahead(const WarpRow<float>& a, size_t plane, Int index, int x) {
-  const int first = _mm_cvtsi128_si32(_mm512_castsi512_si128((__m512i)index));
+CXR_HD void fetch_ahead(const WarpRow<float>& a, size_t plane, long first, int x) {
   __builtin_prefetch(a.image + plane + 3 * long(a.width) + first);
   __builtin_prefetch(a.out + plane + a.width + x, 1);
   if (plane == 0) __builtin_prefetch(a.ux + a.width + x), __builtin_prefetch(a.uy + a.width + x);
 }
 
-// read(k, place()) for k = 0 .. count - 1. Each vector is placed before the one in front of it is read: a gather waits for its
-// addresses, and a core does not look far enough ahead to find those of the next meanwhile.
-template <class Place, class Read> CXR_HD void place_and_read(int count, Place place, Read read) {
-  auto next = place();
-  for (int k = 0; k < count; ++k) {
-    const auto here = next;
-    if (k + 1 < count) next = place();
-    read(k, here);
+// read(x, place(x)) for the columns x = from, from + lanes .. last, until it returns false; the column where it did, or the next.
+// Each vector is placed before the one in front of it is read: reading waits for addresses, and a core does not look far enough
+// ahead to find those of the next meanwhile.
+template <class Place, class Read> CXR_HD int place_and_read(int from, int last, Place place, Read read) {
+  auto here = place(from);
+  int x = from;
+  for (; x < last; x += lanes) {
+    const auto next = place(x + lanes);
+    if (!read(x, here)) return x;
+    here = next;
+  }
+  return read(x, here) ? x + lanes : x;
+}
+
+// The first N channels of a row's columns from .. last. Not ROUGH: until a window does not hold a vector.
+template <class Mode, bool ITK, bool AHEAD, bool ROUGH, int N> CXR_HD int warp_part(const WarpRow<float>& a, int from, int last) {
+  Placing<ITK> placing(a, from);
+  const auto place = [&](int x) __attribute__((always_inline)) {
+    const Place p = Mode::reach ? placing.next(a.ux + x, a.uy + x) : placing.next_nearest(a.ux + x, a.uy + x);
+    return window_of<ROUGH, Mode::reach>(p, a.width, a.height);
+  };
+  const auto read = [&](int x, const Window& w) __attribute__((always_inline)) {
+    if (!ROUGH && !w.holds) return false;
+    for (int c = 0; AHEAD && c < N; ++c) fetch_ahead(a, c * a.plane, w.corner, x);
+    const Values<N> v = !ROUGH || __builtin_expect(w.holds, true)
+                            ? Mode::template shuffled<ROUGH, N>(a.image, a.width, a.plane, w)
+                            : Mode::template gathered<N>(a.image, a.width, a.plane, w);
+    for (int c = 0; c < N; ++c) store(a.out + c * a.plane + x, v.channel[c]);
+    return true;
+  };
+  return place_and_read(from, last, place, read);
+}
+
+// Fields that a warp by itself (AHEAD) is given are smooth as a rule; where such a part ends, a rough one follows for a while. Those
+// between two iterations are not.
+template <class Mode, bool ITK, bool AHEAD, int N> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
+  constexpr int stretch = 16 * lanes;
+  const int last = from + (count - 1) * lanes;
+  for (int x = from; x <= last;) {
+    if (AHEAD) x = warp_part<Mode, ITK, AHEAD, false, N>(a, x, last);
+    const int end = AHEAD && x + stretch < last ? x + stretch : last;
+    if (x <= last) x = warp_part<Mode, ITK, AHEAD, true, N>(a, x, end);
   }
 }
 
-template <bool ITK, bool AHEAD> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
-  Placing<ITK> placing(a, from);
-  const float *image = a.image, *below = kept(a.image + a.width);
-  const auto place = [&]() __attribute__((always_inline)) { return placing.next(); };
-  const auto read = [&](int k, const Place& p) __attribute__((always_inline)) {
-    const int x = from + k * lanes;
-    const auto channel = [&](size_t plane) __attribute__((always_inline)) {
-      Vec left, right, low_left, low_right;
-      if (AHEAD) fetch_ahead(a, plane, p.index, x);
-      pairs(image + plane, p.index, left, right);
-      pairs(below + plane, p.index, low_left, low_right);
-      const Vec value = mix(mix(left, right, p.fx), mix(low_left, low_right, p.fx), p.fy);
-      store(a.out + plane + x, ITK ? (p.inside ? value : Vec{} + __builtin_nanf("")) : value);
-    };
-    channel(0);  // by itself: one channel is the usual case
-    for (int c = 1; c < a.channels; ++c) channel(c * a.plane);
-  };
-  place_and_read(count, place, read);
+// Three channels at a time, since they share where they read; the rest one by one.
+template <class Mode, bool ITK, bool AHEAD> CXR_HD void warp_channels(WarpRow<float> a) {
+  for (; a.channels >= 3; a.channels -= 3, a.image += 3 * a.plane, a.out += 3 * a.plane) {
+    by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 3>);
+  }
+  for (; a.channels > 0; a.channels -= 1, a.image += a.plane, a.out += a.plane) {
+    by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 1>);
+  }
 }
 
-template <bool AHEAD> CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
-  const Vec right = Vec{} + float(a.width - 1), bottom = Vec{} + float(a.height - 1), row = Vec{} + float(a.y);
-  const Int width = Int{} + a.width;
-  const float *ux = a.ux + from, *uy = a.uy + from;
-  Vec column = columns_from(from);
-  const auto place = [&]() __attribute__((always_inline)) {
-    const Vec px = at_most(at_least(column + load<lanes>(ux), Vec{}), right);
-    const Vec py = at_most(at_least(row + load<lanes>(uy), Vec{}), bottom);
-    column += float(lanes), ux += lanes, uy += lanes;
-    return rounded(py) * width + rounded(px);
-  };
-  const auto read = [&](int k, const Int& index) __attribute__((always_inline)) {
-    const int x = from + k * lanes;
-    for (int c = 0; c < a.channels; ++c) {
-      if (AHEAD) fetch_ahead(a, c * a.plane, index, x);
-      store(a.out + c * a.plane + x, (Vec)_mm512_i32gather_ps((__m512i)index, a.image + c * a.plane, 4));
-    }
-  };
-  place_and_read(count, place, read);
-}
+template <bool ITK, bool AHEAD> CXR_HD void warp_bilinear(const WarpRow<float>& a) { warp_channels<Bilinear, ITK, AHEAD>(a); }
+template <bool AHEAD> CXR_HD void warp_nearest(const WarpRow<float>& a) { warp_channels<Nearest, false, AHEAD>(a); }
 
 }  // namespace
 }  // namespace cxr

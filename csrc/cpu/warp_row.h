@@ -35,16 +35,18 @@ template <class T> void warp_pixels_nearest(const WarpRow<T>& a) {
 template <class T> void warp_row_nearest(const WarpRow<T>& a) { warp_pixels_nearest(a); }
 
 #ifdef __AVX2__
+CXR_HD bool in_vectors(const WarpRow<float>& a) { return a.width >= narrowest && a.height >= lowest && a.height <= 65536; }
+
 template <> void warp_row<float>(const WarpRow<float>& a) {
-  if (a.width < lanes || a.height < 2) return warp_pixels(a);
-  if (a.itk) by_blocks(a, a.width, block, warp_block<true, false>);
-  else if (a.ahead) by_blocks(a, a.width, block, warp_block<false, true>);
-  else by_blocks(a, a.width, block, warp_block<false, false>);
+  if (!in_vectors(a)) return warp_pixels(a);
+  if (a.itk) warp_bilinear<true, false>(a);
+  else if (a.ahead) warp_bilinear<false, true>(a);
+  else warp_bilinear<false, false>(a);
 }
 
 template <> void warp_row_nearest<float>(const WarpRow<float>& a) {
-  if (a.width < lanes) return warp_pixels_nearest(a);
-  a.ahead ? by_blocks(a, a.width, block, nearest_block<true>) : by_blocks(a, a.width, block, nearest_block<false>);
+  if (!in_vectors(a)) return warp_pixels_nearest(a);
+  a.ahead ? warp_nearest<true>(a) : warp_nearest<false>(a);
 }
 #endif
 

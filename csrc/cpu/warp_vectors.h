@@ -34,34 +34,40 @@ CXR_HD Vec columns_from(int first) {
   return real(i);
 }
 
-// Where a vector of neighbouring pixels samples the image: at `index`, index + 1 and a row below, with position()'s weights fx
-// and fy. `inside` (ITK): all bits of the lanes that lie inside.
+// Where a vector of neighbouring pixels samples the image: at (ix, iy), the pixel to its right and a row below, with position()'s
+// weights fx and fy. ITK: fx is NaN where that lies outside, and so is what is mixed by it.
 struct Place {
   Vec fx, fy;
-  Int index, inside;
+  Int ix, iy;
 };
 
 // Places the vectors of a row, one after another from column `from`.
 template <bool ITK> struct Placing {
-  const float *ux, *uy;
   Vec column, row, right, bottom, columns, rows;
-  Int last_x, last_y, width;
+  Int last_x, last_y;
 
   CXR_HD Placing(const WarpRow<float>& a, int from)
-      : ux(a.ux + from), uy(a.uy + from), column(columns_from(from)), row(Vec{} + float(a.y)),
+      : column(columns_from(from)), row(Vec{} + float(a.y)),
         right(Vec{} + float(a.width - 1)), bottom(Vec{} + float(a.height - 1)), columns(Vec{} + float(a.width)),
-        rows(Vec{} + float(a.height)), last_x(Int{} + (a.width - 2)), last_y(Int{} + (a.height - 2)), width(Int{} + a.width) {}
+        rows(Vec{} + float(a.height)), last_x(Int{} + (a.width - 2)), last_y(Int{} + (a.height - 2)) {}
 
-  CXR_HD Place next() {
+  CXR_HD Place next(const float* ux, const float* uy) {
     Vec px = column + load<lanes>(ux), py = row + load<lanes>(uy);
-    Place p{};
-    if (ITK) p.inside = (px >= -0.5f) & (px < columns - 0.5f) & (py >= -0.5f) & (py < rows - 0.5f);
+    const Int inside = (px >= -0.5f) & (px < columns - 0.5f) & (py >= -0.5f) & (py < rows - 0.5f);
     px = at_most(at_least(px, Vec{}), right), py = at_most(at_least(py, Vec{}), bottom);
     Int ix = whole(px), iy = whole(py);
     ix = ix < last_x ? ix : last_x, iy = iy < last_y ? iy : last_y;
-    p.fx = px - real(ix), p.fy = py - real(iy), p.index = iy * width + ix;
-    column += float(lanes), ux += lanes, uy += lanes;
-    return p;
+    column += float(lanes);
+    const Vec fx = px - real(ix);
+    return {ITK ? (inside ? fx : Vec{} + __builtin_nanf("")) : fx, py - real(iy), ix, iy};
+  }
+
+  // The nearest pixels alone.
+  CXR_HD Place next_nearest(const float* ux, const float* uy) {
+    const Vec px = at_most(at_least(column + load<lanes>(ux), Vec{}), right);
+    const Vec py = at_most(at_least(row + load<lanes>(uy), Vec{}), bottom);
+    column += float(lanes);
+    return {Vec{}, Vec{}, rounded(px), rounded(py)};
   }
 };
 

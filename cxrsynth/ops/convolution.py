@@ -5,6 +5,7 @@ of 6 x 6 pixels, which gives 4 x 4. The transforms of the pixels are ours (`csrc
 channels, at each of the 36 points of a tile, are 36 matrix products.
 """
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ POINTS = 36
 LEAST_CHANNELS = 32  # below, the transforms take more than they save
 LEAST = 8  # pixels of a side: below, too much of the tiles lies outside
 GAP = 16  # numbers between points: powers of two would share places in the cache
+LEAST_TILES = 4  # of a product: libraries add up shorter ones in another order on some processors
 WORKSPACE = 1 << 19  # numbers of points a thread, so that they stay in its cache
 G = [
     [1 / 4, 0, 0],
@@ -74,12 +76,15 @@ def conv3x3(
     batch, _, height, width = x.shape
     out = torch.empty(batch, outside, height, width, memory_format=torch.channels_last)
     threads, rows, across = torch.get_num_threads(), batch * -(-height // 4), -(-width // 4)  # rows of tiles
-    at_once = min(rows, max(1, threads * WORKSPACE // (POINTS * across * (inside + outside))))
+    wanted = threads * WORKSPACE // (POINTS * across * (inside + outside))
+    parts = -(-rows // max(wanted, 2 * -(-LEAST_TILES // across)))
+    starts = [rows * part // parts for part in range(parts + 1)]  # parts of nearly the same size: none is too short
+    at_once = -(-rows // parts)
     v_size, m_size = POINTS * (at_once * across * inside + GAP), POINTS * at_once * across * outside
     memory_v, memory_m = workspace(v_size + m_size).split([v_size, m_size])
     winograd = kernels().winograd
-    for first in range(0, rows, at_once):
-        some = min(at_once, rows - first)
+    for first, end in itertools.pairwise(starts):
+        some = end - first
         tiles = some * across
         stride = tiles * inside + GAP
         v = memory_v.as_strided((POINTS, tiles, inside), (stride, inside, 1))

@@ -95,6 +95,23 @@ def test_warp_agrees(on_each_path, mode, reach, channels):
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("slope", [0.02, 0.2, 1.5])  # a vector reads one row or two, several, too many
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [(45, 700), (9, 31), (4, 40), (5, 32), (6, 33)])
+def test_warp_agrees_where_smooth_and_rough_parts_follow_each_other(on_each_path, mode, slope, channels, size):
+    height, width = size
+    image = torch.rand(2, channels, height, width)
+    x = torch.arange(width) / 40.0
+    displacement = 40 * slope * torch.stack([x.sin(), x.cos()])[:, None].expand(2, height, width).clone()
+    displacement += torch.rand(2, height, 1) * 6  # each row its own
+    displacement[:, :, width // 3 : width // 2] += torch.randn(2, height, width // 2 - width // 3) * 3
+    displacement[:, 2, 5], displacement[0, 1, 7], displacement[1, 3, -1] = torch.nan, torch.inf, -torch.inf
+    found = on_each_path(lambda: warp(image, displacement.expand(2, 2, height, width), mode))
+    for result in found.values():
+        assert torch.equal(result, found["portable"])
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_gradients_of_warp_agree(on_each_path, mode):
     image, displacement = torch.rand(1, 2, 33, 150), torch.randn(1, 2, 33, 150) * 2
     weight = torch.randn_like(image)
