@@ -1,6 +1,7 @@
 """Times of several methods in one run, so that what else happens on the machine strikes all alike."""
 
 import os
+import random
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -26,13 +27,15 @@ def threads(count: int):
 
 
 def medians(methods: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each method; they take turns."""
+    """Median seconds of each method; they take turns, each time in another order: what ran before leaves its caches."""
     times: dict[str, list[float]] = {name: [] for name in methods}
     for method in methods.values():
         method()  # first use: memory, caches, compilation
+    order, chance = list(methods), random.Random(0)
     for _ in range(repeats):
-        for name, method in methods.items():
+        chance.shuffle(order)
+        for name in order:
             start = time.perf_counter()
-            method()
+            methods[name]()
             times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}

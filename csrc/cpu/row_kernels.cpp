@@ -1,4 +1,4 @@
-// Compiled once for each path (CXR_PATH = portable, avx2, avx512): same source, same arithmetic, same bits.
+// Compiled once for each path (CXR_PATH = portable, avx2, avx512, avx512_windows): same source, same arithmetic, same bits.
 #include "cpu/force_row.h"
 #include "cpu/gradient_row.h"
 #include "cpu/jacobian_row.h"

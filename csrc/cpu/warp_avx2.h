@@ -44,9 +44,10 @@ template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, in
   alignas(64) int index[block][lanes];
   alignas(64) float fx[block][lanes], fy[block][lanes];
   Placing<ITK> placing(a, from);
+  const float *ux = a.ux + from, *uy = a.uy + from;
   const auto place = [&](int k) __attribute__((always_inline)) {
-    const float *ux = a.ux + from + k * lanes, *uy = a.uy + from + k * lanes;
     const Place p = placing.next(ux, uy);
+    ux += lanes, uy += lanes;
     // Of the next block, so that it is there in time.
     __builtin_prefetch(ux + block * lanes), __builtin_prefetch(uy + block * lanes);
     store(index[k], p.iy * a.width + p.ix), store(fx[k], p.fx), store(fy[k], p.fy);
@@ -72,9 +73,10 @@ template <bool ITK> CXR_HD void warp_block(const WarpRow<float>& a, int from, in
 CXR_HD void nearest_block(const WarpRow<float>& a, int from, int count) {
   alignas(64) int index[block][lanes];
   Placing<false> placing(a, from);
+  const float *ux = a.ux + from, *uy = a.uy + from;
   const auto place = [&](int k) __attribute__((always_inline)) {
-    const float *ux = a.ux + from + k * lanes, *uy = a.uy + from + k * lanes;
     const Place p = placing.next_nearest(ux, uy);
+    ux += lanes, uy += lanes;
     __builtin_prefetch(ux + block * lanes), __builtin_prefetch(uy + block * lanes);
     store(index[k], p.iy * a.width + p.ix);
   };

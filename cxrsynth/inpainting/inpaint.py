@@ -15,6 +15,9 @@ from cxrsynth.inpainting.space import Pixels, Space
 from cxrsynth.inpainting.velocity import VelocityField
 from cxrsynth.inpainting.window import windows_around
 
+# What a lesion looks like is decided in the middle of the path: so, steps of strength are nearly equal steps of effect.
+GRADE = 1.5
+
 
 @torch.no_grad()
 def inpaint(
@@ -56,8 +59,8 @@ def inpaint(
         guidance_interval: See `Guided`.
         rescale: See `Guided`.
         strength: How far the region may leave the source, in [0, 1]: painting starts from the source mixed with noise
-            at t = 1 - strength (Meng et al. 2021, arXiv 2108.01073). 1 = the source's region is not looked at, 0 = it
-            stays as it is; in between a finding appears in part.
+            at t = (1 - strength)^1.5 (Meng et al. 2021, arXiv 2108.01073; `GRADE`). 1 = the source's region is not
+            looked at, 0 = it stays as it is; in between a finding appears in part.
         space: Where the velocity field lives (see `Space`); None = pixels.
         context: See `windows_around`; as in training.
         minimum: See `windows_around`; as in training.
@@ -142,7 +145,7 @@ def paint(
     scene = space.enter(2 * image - 1, region, coordinates)
     source = scene.state
     noise = torch.stack([_noise(seed, source.shape[1:]) for seed in seeds]).to(image.device)
-    begin = 1.0 - strength
+    begin = (1.0 - strength) ** GRADE
     start = straight_path(couple(source, scene.region, noise), source, source.new_full((len(source),), begin)).x
     guided = Guided(
         velocity,

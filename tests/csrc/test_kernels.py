@@ -16,7 +16,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOGETHER = 2  # compilers at once
-PATHS = {"portable": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
+AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+PATHS = {
+    "portable": [],
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": AVX512,
+    "avx512_windows": [*AVX512, "-DCXR_WINDOWS"],
+}
 CPU = ["affine", "box", "dispatch", "demons", "jacobian", "norm", "resize", "warp", "winograd"]
 CUDA = ["warp", "demons", "norm"]
 
