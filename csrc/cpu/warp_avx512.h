@@ -160,17 +160,21 @@ CXR_HD void fetch_ahead(const WarpRow<float>& a, size_t plane, long first, int x
 }
 
 // read(x, place(x)) for the columns x = from, from + lanes .. last, until it returns false; the column where it did, or the next.
-// Each vector is placed before the one in front of it is read: reading waits for addresses, and a core does not look far enough
-// ahead to find those of the next meanwhile.
-template <class Place, class Read> CXR_HD int place_and_read(int from, int last, Place place, Read read) {
-  auto here = place(from);
+// Each vector is placed before the one in front of it is read, or (FAR) before the one in front of that: reading waits for addresses,
+// and a core does not look far enough ahead to find those of the next meanwhile. FAR takes the registers that three channels need.
+template <bool FAR, class Place, class Read> CXR_HD int place_and_read(int from, int last, Place place, Read read) {
   int x = from;
-  for (; x < last; x += lanes) {
-    const auto next = place(x + lanes);
+  auto here = place(x), next = here;
+  if (FAR && x < last) next = place(x + lanes);
+  for (; x + FAR * lanes < last; x += lanes) {
+    const auto placed = place(x + (1 + FAR) * lanes);
     if (!read(x, here)) return x;
-    here = next;
+    here = FAR ? next : placed, next = placed;
   }
-  return read(x, here) ? x + lanes : x;
+  for (; x <= last; x += lanes, here = next) {
+    if (!read(x, here)) return x;
+  }
+  return x;
 }
 
 // The first N channels of a row's columns from .. last. Not ROUGH: until a window does not hold a vector.
@@ -190,7 +194,7 @@ template <class Mode, bool ITK, bool AHEAD, bool ROUGH, int N> CXR_HD int warp_p
     for (int c = 0; c < N; ++c) store(a.out + c * a.plane + x, v.channel[c]);
     return true;
   };
-  return place_and_read(from, last, place, read);
+  return place_and_read<windows && ROUGH && N == 1>(from, last, place, read);
 }
 
 // Fields that a warp by itself (AHEAD) is given are smooth as a rule; where such a part ends, a rough one follows for a while. Those
