@@ -112,7 +112,7 @@ def cases(size: int, folder: Path | None, compile_reference: Callable | None) ->
     moving, fixed, _ = film(size, 0, folder)
     options = {"shrink": (1,), "sigma_diffusion": 1.0}
     found: dict[str, Case] = {}
-    for path in reversed(kernels().usable_paths()):
+    for path in sorted(kernels().usable_paths(), key=lambda path: path != kernels().current_path()):
         for force in ("esm", "two_force", "thirion"):
             ours = lambda n, force=force: demons(moving, fixed, iterations=(n,), force=force, **options)  # noqa: E731
             found[f"cxrsynth {force} {path}"] = (on_path(path, ours), 4, 20)

@@ -52,7 +52,7 @@ template <class T> constexpr RowKernels<T> table() {
 namespace CXR_PATH {
 extern const RowKernels<float> kernels_float;
 extern const RowKernels<double> kernels_double;
-const RowKernels<float> kernels_float = table<float>();
-const RowKernels<double> kernels_double = table<double>();
+constexpr RowKernels<float> kernels_float = table<float>();
+constexpr RowKernels<double> kernels_double = table<double>();
 }  // namespace CXR_PATH
 }  // namespace cxr

@@ -11,17 +11,18 @@ namespace cxr {
 namespace {
 
 constexpr int block = INT_MAX;  // a row at once
-constexpr int narrowest = 2 * lanes, lowest = 5;  // smaller images go pixel by pixel
 #ifdef CXR_WINDOWS
 constexpr bool windows = true;
+constexpr int narrowest = 2 * lanes, lowest = 5, highest = 65536;  // other images go pixel by pixel
 #else
 constexpr bool windows = false;
+constexpr int narrowest = lanes, lowest = 2, highest = INT_MAX;
 #endif
 
 using Mask = __mmask16;
 CXR_HD Mask equal(Int a, Int b) { return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b); }
-CXR_HD Mask above(Int v, int limit) { return _mm512_cmpgt_epu32_mask((__m512i)v, _mm512_set1_epi32(limit)); }  // or negative
-CXR_HD void put(Vec& v, Mask lanes, Vec values) { v = (Vec)_mm512_mask_mov_ps((__m512)v, lanes, (__m512)values); }
+CXR_HD Mask exceeds(Int v, int limit) { return _mm512_cmpgt_epu32_mask((__m512i)v, _mm512_set1_epi32(limit)); }  // or negative
+CXR_HD void put(Vec& v, Mask where, Vec values) { v = (Vec)_mm512_mask_mov_ps((__m512)v, where, (__m512)values); }
 CXR_HD int lane_0(Int v) { return _mm_cvtsi128_si32(_mm512_castsi512_si128((__m512i)v)); }
 CXR_HD int lane_15(Int v) { return _mm_extract_epi32(_mm512_extracti32x4_epi32((__m512i)v, 3), 3); }
 
@@ -43,9 +44,9 @@ CXR_HD void pairs(const float* p, Int index, Vec& left, Vec& right) {
 CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) { pairs(p, load<lanes>(index), left, right); }
 
 // A vector's place in a window of the image: `right` and `down` from the pixel `corner` of it. `holds`: all lanes read within its
-// columns, which two registers take in, and its few rows.
+// columns, which two registers take in, and its few rows. Where there are gathers alone it is the whole image, and ROUGH says nothing.
 struct Window {
-  static constexpr int columns = narrowest, rows = lowest;
+  static constexpr int columns = 2 * lanes, rows = 5;
   Vec fx, fy;
   Int right, down;
   long corner;
@@ -60,7 +61,7 @@ template <bool ROUGH, int REACH> CXR_HD Window window_of(const Place& p, int wid
   const int from = first < 0 ? 0 : first, x = from < last ? from : last;
   const int top = ROUGH ? least(p.iy) : lane_0(p.iy), other = ROUGH ? bottom : lane_15(p.iy), y = top < other ? top : other;
   const Int right = p.ix - x, down = p.iy - y;
-  const Mask beyond = above(right, Window::columns - 1 - REACH) | above(down, Window::rows - 1 - REACH);
+  const Mask beyond = exceeds(right, Window::columns - 1 - REACH) | exceeds(down, Window::rows - 1 - REACH);
   return {p.fx, p.fy, right, down, long(y) * width + x, beyond == 0};
 }
 
@@ -162,7 +163,7 @@ CXR_HD void fetch_ahead(const WarpRow<float>& a, size_t plane, long first, int x
 // read(x, place(x)) for the columns x = from, from + lanes .. last, until it returns false; the column where it did, or the next.
 // Each vector is placed before the one in front of it is read, or (FAR) before the one in front of that: reading waits for addresses,
 // and a core does not look far enough ahead to find those of the next meanwhile. FAR takes the registers that three channels need.
-template <bool FAR, class Place, class Read> CXR_HD int place_and_read(int from, int last, Place place, Read read) {
+template <bool FAR, class Placed, class Read> CXR_HD int place_and_read(int from, int last, Placed place, Read read) {
   int x = from;
   auto here = place(x), next = here;
   if (FAR && x < last) next = place(x + lanes);
@@ -209,14 +210,13 @@ template <class Mode, bool ITK, bool AHEAD, int N> CXR_HD void warp_block(const 
   }
 }
 
-// Three channels at a time, since they share where they read; the rest one by one.
+// Three channels at a time, or two, since they share where they read.
 template <class Mode, bool ITK, bool AHEAD> CXR_HD void warp_channels(WarpRow<float> a) {
   for (; a.channels >= 3; a.channels -= 3, a.image += 3 * a.plane, a.out += 3 * a.plane) {
     by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 3>);
   }
-  for (; a.channels > 0; a.channels -= 1, a.image += a.plane, a.out += a.plane) {
-    by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 1>);
-  }
+  if (a.channels == 2) by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 2>);
+  if (a.channels == 1) by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 1>);
 }
 
 template <bool ITK, bool AHEAD> CXR_HD void warp_bilinear(const WarpRow<float>& a) { warp_channels<Bilinear, ITK, AHEAD>(a); }

@@ -35,7 +35,9 @@ template <class T> void warp_pixels_nearest(const WarpRow<T>& a) {
 template <class T> void warp_row_nearest(const WarpRow<T>& a) { warp_pixels_nearest(a); }
 
 #ifdef __AVX2__
-CXR_HD bool in_vectors(const WarpRow<float>& a) { return a.width >= narrowest && a.height >= lowest && a.height <= 65536; }
+CXR_HD bool in_vectors(const WarpRow<float>& a) {  // whose places are ints
+  return a.width >= narrowest && a.height >= lowest && a.height <= highest && long(a.width) * a.height < 1L << 31;
+}
 
 template <> void warp_row<float>(const WarpRow<float>& a) {
   if (!in_vectors(a)) return warp_pixels(a);

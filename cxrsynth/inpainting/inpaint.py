@@ -15,7 +15,7 @@ from cxrsynth.inpainting.space import Pixels, Space
 from cxrsynth.inpainting.velocity import VelocityField
 from cxrsynth.inpainting.window import windows_around
 
-# What a lesion looks like is decided in the middle of the path: so, steps of strength are nearly equal steps of effect.
+# What a lesion looks like is decided in the middle of the path: with it, every finding shows at a quarter of strength.
 GRADE = 1.5
 
 

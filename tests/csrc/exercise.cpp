@@ -261,7 +261,8 @@ void cpu() {
   for (int n : {2, 3, 16, 33}) alignment(n);
   for (const std::string& path : usable_paths()) {
     set_path(path);
-    for (int h : {1, 2, 3, 17, 40}) {
+    warps<float>(6, 600, false);  // rows of smooth and rough parts
+    for (int h : {1, 2, 3, 4, 5, 17, 40}) {
       for (int w : {1, 2, 15, 16, 31, 32, 33, 63, 64, 65, 130}) {
         warps<float>(h, w, false);
         random_case<float>(h, w, false).run(options_of(esm, false, w % 2, h % 2), false, 0, 2);

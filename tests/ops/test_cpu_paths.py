@@ -112,6 +112,26 @@ def test_warp_agrees_where_smooth_and_rough_parts_follow_each_other(on_each_path
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("height", [40_000, 65_537])  # above a signed word, above a word
+def test_warp_agrees_on_tall_images(on_each_path, mode, height):
+    image, displacement = torch.rand(1, 1, height, 32), torch.randn(1, 2, height, 32)
+    found = on_each_path(lambda: warp(image, displacement, mode))
+    for result in found.values():
+        assert torch.equal(result, found["portable"])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_itk_agrees_where_the_moving_image_is_not_finite(on_each_path, value):
+    moving, fixed = images(40, 50)
+    moving[..., 7, 9], moving[..., -1, 20] = value, value
+    initial = torch.randn(1, 2, 40, 50) * 3  # samples beside these pixels, and outside the image
+    options = {"kernel": "itk", "force": "esm", "iterations": (2,), "shrink": (1,), "initial_field": initial}
+    found = on_each_path(lambda: demons(moving, fixed, **options)[0])
+    for result in found.values():
+        torch.testing.assert_close(result, found["portable"], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 def test_gradients_of_warp_agree(on_each_path, mode):
     image, displacement = torch.rand(1, 2, 33, 150), torch.randn(1, 2, 33, 150) * 2
     weight = torch.randn_like(image)

@@ -100,7 +100,7 @@ def teach(
         fine: Steps of the teacher in each of them.
         solver: Of the teacher.
         warp: Of both grids (see `integrate`); they share the times of the student's.
-        start: Time at which painting starts (`1 - strength`).
+        start: Time at which painting starts (see `strength` of `inpaint`).
         generator: Source of the noise, on the CPU.
         student: Takes the first `led` steps itself, so that the teacher shows what to do from where the student gets to
             (Ross et al. 2011, arXiv 1011.0686).
