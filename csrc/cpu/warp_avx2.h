@@ -22,6 +22,12 @@ CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) {
   right = (Vec)_mm256_shuffle_ps(a, b, 0xdd);
 }
 
+// The same pointer, about which the compiler knows nothing: it stays in a register and is not added up anew for each pixel.
+CXR_HD const float* kept(const float* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 // p[index[k]]
 CXR_HD Vec each(const float* p, const int* index) {
   const auto lane = [&](int i) { return _mm256_broadcast_ss(p + index[i]); };

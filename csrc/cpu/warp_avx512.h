@@ -202,10 +202,11 @@ template <class Mode, bool ITK, bool AHEAD, bool ROUGH, int N> CXR_HD int warp_p
 // between two iterations are not.
 template <class Mode, bool ITK, bool AHEAD, int N> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
   constexpr int stretch = 16 * lanes;
+  constexpr bool smooth = windows && AHEAD;
   const int last = from + (count - 1) * lanes;
   for (int x = from; x <= last;) {
-    if (windows && AHEAD) x = warp_part<Mode, ITK, AHEAD, false, N>(a, x, last);
-    const int end = windows && AHEAD && x + stretch < last ? x + stretch : last;
+    if (smooth) x = warp_part<Mode, ITK, AHEAD, false, N>(a, x, last);
+    const int end = smooth && x + stretch < last ? x + stretch : last;
     if (x <= last) x = warp_part<Mode, ITK, AHEAD, true, N>(a, x, end);
   }
 }

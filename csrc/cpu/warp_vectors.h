@@ -71,12 +71,6 @@ template <bool ITK> struct Placing {
   }
 };
 
-// The same pointer, about which the compiler knows nothing: it stays in a register and is not added up anew for each pixel.
-CXR_HD const float* kept(const float* p) {
-  asm("" : "+r"(p));
-  return p;
-}
-
 // Blocks of at most `most` whole vectors; the last vector of a row overlaps its neighbour.
 template <class Row, class Block> CXR_HD void by_blocks(const Row& args, int width, int most, Block do_block) {
   const Row a = args;  // a copy, which no store can change: what depends on it leaves the loop

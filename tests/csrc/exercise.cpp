@@ -82,7 +82,7 @@ template <class T> void warps(int h, int w, bool shim) {
   const size_t n = size_t(h) * w;
   const auto image = random_values<T>(b * c * n, 0, 1), grad = random_values<T>(b * c * n, -1, 1);
   auto u = random_values<T>(b * 2 * n, -4, 4);
-  for (size_t i = 2 * n; i < 4 * n; ++i) u[i] /= 8;  // the second item reads next to where it is
+  for (size_t i = 2 * n; i < u.size(); ++i) u[i] /= 8;  // the second item reads next to where it is
   u[0] = T(NAN);
   u[u.size() - 1] = T(INFINITY);
   const WarpImages<T> in{image.data(), u.data(), b, c, h, w};
