@@ -12,7 +12,7 @@ template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
 
   // N neighbouring pixels from column x, before the division.
   template <int N> struct Pixels {
-    Vector<T, N> d;
+    Vector<T, N> d, d2;
     Direction<Vector<T, N>> towards;
   };
 
@@ -28,24 +28,18 @@ template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
       Wx = ITK ? one_sided(w_left, w, w_right) : w_right - w_left;
       Wy = ITK ? one_sided(w_above, w, w_below) : w_below - w_above;
     }
-    return {d, direction<F>(d, Rx, Ry, Wx, Wy, a.inverse_k)};
+    return {d, d * d, direction<F>(d, Rx, Ry, Wx, Wy, a.inverse_k)};
   }
 
   template <int N> struct Totals {
     Vector<T, N> difference{}, change{}, count{};
-    Sums sums() const { return {total(difference), total(change), total(count)}; }
-    static double total(const Vector<T, N>& v) {
-      T lane[N], sum = 0;
-      std::memcpy(lane, &v, sizeof v);
-      for (T value : lane) sum += value;
-      return double(sum);
-    }
+    Sums sums() const { return {total<T, N>(difference), total<T, N>(change), total<T, N>(count)}; }
   };
 
   template <int N> CXR_HD void move(int x, const Pixels<N>& p, Totals<N>& totals) const {
     using V = Vector<T, N>;
-    const V zero{}, one = zero + T(1), d2 = p.d * p.d;
-    auto on = d2 <= Limits<T>::largest;
+    const V zero{}, one = zero + T(1);
+    auto on = p.d2 <= Limits<T>::largest;
     if (MASKED) on &= load<N>(a.mask + x) > T(0.5);
     Update<V> du = update<T>(p.towards);
     if (MASKED || ITK) {
@@ -55,9 +49,9 @@ template <class T, int F, bool ITK, bool MASKED> struct ForceOf {
     }
     store(a.out_x + x, load<N>(a.ux + x) + du.x);
     store(a.out_y + x, load<N>(a.uy + x) + du.y);
-    totals.difference += on ? d2 : zero;
+    add_where(totals.difference, on, p.d2);
+    add_where(totals.count, on, one);
     totals.change += du.x * du.x + du.y * du.y;
-    totals.count += on ? one : zero;
   }
 
   // Columns from `x` up to `end`: as many vectors of N as fit, then the rest in vectors of half the size. The next vector is

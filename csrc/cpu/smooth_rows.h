@@ -88,7 +88,8 @@ template <class T> void along_row(const T* row, const T* taps, int radius, int n
 }
 
 #ifdef __AVX512F__
-// Neighbours come out of three registers by shuffles: each load of them would straddle two lines of the cache. J = 0 .. radius - 1.
+// Neighbours at an odd distance come out of three registers by shuffles, the others by loads, each of which straddles two lines of the
+// cache: either alone would keep its half of the core busy for a third longer. J = 0 .. radius - 1.
 template <int... J> void along_vectors(const float* row, const float* taps, int n, float* out, std::integer_sequence<int, J...>) {
   constexpr int lanes = 16, radius = sizeof...(J);
   __m512 tap[radius + 1];
@@ -96,12 +97,16 @@ template <int... J> void along_vectors(const float* row, const float* taps, int 
   __m512 left = _mm512_loadu_ps(row - lanes), here = _mm512_loadu_ps(row);
   for (int x = 0; x < n; x += lanes) {
     const __m512 right = _mm512_loadu_ps(row + x + lanes);
-    __m512 sum = tap[0] * here;
     const auto moved = [](__m512 low, __m512 high, auto by) __attribute__((always_inline)) {
       return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(high), _mm512_castps_si512(low), by));
     };
-    ((sum += tap[J + 1] * (moved(left, here, std::integral_constant<int, lanes - 1 - J>()) +
-                           moved(here, right, std::integral_constant<int, J + 1>()))), ...);
+    const auto both = [&](auto distance) __attribute__((always_inline)) {  // of the neighbours at this distance
+      constexpr int j = distance;
+      if constexpr (j % 2 == 0) return _mm512_loadu_ps(row + x - j) + _mm512_loadu_ps(row + x + j);
+      else return moved(left, here, std::integral_constant<int, lanes - j>()) + moved(here, right, std::integral_constant<int, j>());
+    };
+    __m512 sum = tap[0] * here;
+    ((sum += tap[J + 1] * both(std::integral_constant<int, J + 1>())), ...);
     _mm512_storeu_ps(out + x, sum);
     left = here, here = right;
   }

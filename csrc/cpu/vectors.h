@@ -33,5 +33,25 @@ template <int N, class T> CXR_HD Vector<T, N> load(const T* p) {
 
 template <class V, class T> CXR_HD void store(T* p, V v) { std::memcpy(p, &v, sizeof v); }
 
+// sum += v where `on` holds: one masked instruction with AVX-512; elsewhere to clear v is shorter than to choose.
+template <class V, class Where> CXR_HD void add_where(V& sum, Where on, V v) {
+#ifdef __AVX512F__
+  sum = on ? sum + v : sum;
+#else
+  sum += on ? v : V{};
+#endif
+}
+
+// The sum of the lanes, halves first.
+template <class T, int N> CXR_HD T total(Vector<T, N> v) {
+  if constexpr (N == 1) {
+    return v;
+  } else {
+    Vector<T, N / 2> half[2];
+    std::memcpy(half, &v, sizeof v);
+    return total<T, N / 2>(half[0] + half[1]);
+  }
+}
+
 }  // namespace
 }  // namespace cxr

@@ -7,7 +7,7 @@ namespace cxr {
 namespace {
 
 constexpr int block = 16;  // vectors that are placed before any of them is read a second time, for another channel
-constexpr int narrowest = lanes, lowest = 2, highest = 1 << 30;  // other images go pixel by pixel
+constexpr int narrowest = lanes, lowest = 2, longest = 1 << 30;  // other images go pixel by pixel
 
 // left[k] = p[index[k]], right[k] = p[index[k] + 1]: one load brings both, in a third of the time of two gathers.
 CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) {

@@ -36,7 +36,8 @@ template <class T> void warp_row_nearest(const WarpRow<T>& a) { warp_pixels_near
 
 #ifdef __AVX2__
 CXR_HD bool in_vectors(const WarpRow<float>& a) {  // whose places are ints
-  return a.width >= narrowest && a.height >= lowest && a.height <= highest && long(a.width) * a.height < 1L << 31;
+  const int longer = a.width > a.height ? a.width : a.height;
+  return a.width >= narrowest && a.height >= lowest && longer <= longest && long(a.width) * a.height < 1L << 31;
 }
 
 template <> void warp_row<float>(const WarpRow<float>& a) {

@@ -29,9 +29,8 @@ CXR_HD Int rounded(Vec p) { return (Int)_mm256_cvtps_epi32((__m256)p); }
 
 // 0, 1, 2 ... from `first`.
 CXR_HD Vec columns_from(int first) {
-  Int i;
-  for (int k = 0; k < lanes; ++k) i[k] = first + k;
-  return real(i);
+  alignas(64) static constexpr int lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return real(load<lanes>(lane) + first);
 }
 
 // Where a vector of neighbouring pixels samples the image: at (ix, iy), the pixel to its right and a row below, with position()'s
