@@ -20,7 +20,9 @@ CXR_DECLARE(avx2)
 #endif
 #ifdef CXR_HAVE_AVX512
 CXR_DECLARE(avx512)
-CXR_DECLARE(avx512_windows)
+namespace avx512 {
+extern const RowKernels<float> kernels_float_windows;
+}
 #endif
 
 namespace {
@@ -39,8 +41,8 @@ const Path paths[] = {
 #endif
 #ifdef CXR_HAVE_AVX512
     {"avx512", [] { return __builtin_cpu_supports("x86-64-v4") != 0; }, &avx512::kernels_float, &avx512::kernels_double},
-    {"avx512_windows", [] { return __builtin_cpu_supports("x86-64-v4") != 0; }, &avx512_windows::kernels_float,
-     &avx512_windows::kernels_double},
+    {"avx512_windows", [] { return __builtin_cpu_supports("x86-64-v4") != 0; }, &avx512::kernels_float_windows,
+     &avx512::kernels_double},
 #endif
 };
 
@@ -52,7 +54,7 @@ bool gathers_are_faster() {
   const std::vector<float> image(width * height), shift(width, 0.3f);
   std::vector<float> out(width);
   double shortest[2] = {1, 1};
-  const RowKernels<float>* kernels[2] = {&avx512::kernels_float, &avx512_windows::kernels_float};
+  const RowKernels<float>* kernels[2] = {&avx512::kernels_float, &avx512::kernels_float_windows};
   for (int i = 0; i < 16; ++i) {
     const auto start = std::chrono::steady_clock::now();
     for (int y = 0; y < height; ++y) {
@@ -72,7 +74,7 @@ const Path* best() {
   for (const Path& path : paths)
     if (path.usable()) found = &path;
 #ifdef CXR_HAVE_AVX512
-  if (found->float_kernels == &avx512_windows::kernels_float && gathers_are_faster()) --found;
+  if (found->float_kernels == &avx512::kernels_float_windows && gathers_are_faster()) --found;
 #endif
   return found;
 }

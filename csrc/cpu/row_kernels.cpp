@@ -1,4 +1,4 @@
-// Compiled once for each path (CXR_PATH = portable, avx2, avx512, avx512_windows): same source, same arithmetic, same bits.
+// Compiled once for each instruction set (CXR_PATH = portable, avx2, avx512): same source, same arithmetic, same bits.
 #include "cpu/force_row.h"
 #include "cpu/gradient_row.h"
 #include "cpu/jacobian_row.h"
@@ -47,6 +47,14 @@ template <class T> constexpr RowKernels<T> table() {
           tiles_from_points};
 }
 
+#ifdef __AVX512F__
+constexpr RowKernels<float> with_windows() {
+  RowKernels<float> kernels = table<float>();
+  kernels.warp = warp_row_by_windows, kernels.warp_nearest = warp_row_nearest_by_windows;
+  return kernels;
+}
+#endif
+
 }  // namespace
 
 namespace CXR_PATH {
@@ -54,5 +62,9 @@ extern const RowKernels<float> kernels_float;
 extern const RowKernels<double> kernels_double;
 constexpr RowKernels<float> kernels_float = table<float>();
 constexpr RowKernels<double> kernels_double = table<double>();
+#ifdef __AVX512F__
+extern const RowKernels<float> kernels_float_windows;
+constexpr RowKernels<float> kernels_float_windows = with_windows();
+#endif
 }  // namespace CXR_PATH
 }  // namespace cxr

@@ -1,6 +1,6 @@
-// The warp in vectors of sixteen lanes: by gathers, or (CXR_WINDOWS) by shuffles. Neighbouring pixels read near each other on any
-// displacement that is nearly smooth, so they can get their pixels out of a few whole rows, in half the time of an AMD core's gathers,
-// and a fifth more than an Intel core's; where they read far from each other, they gather.
+// The warp in vectors of sixteen lanes. Neighbouring pixels read near each other on any displacement that is nearly smooth, so they can
+// get their pixels by shuffles out of a few whole rows. Where two or three rows do, that takes less time than gathers on any processor;
+// on rougher fields, where it takes five, half the time of an AMD core's gathers and a fifth more than an Intel core's.
 #pragma once
 
 #include <climits>
@@ -11,14 +11,7 @@ namespace cxr {
 namespace {
 
 constexpr int block = INT_MAX;  // a row at once
-#ifdef CXR_WINDOWS
-constexpr bool windows = true;
-constexpr int narrowest = 2 * lanes, lowest = 5;
-#else
-constexpr bool windows = false;
-constexpr int narrowest = lanes, lowest = 2;
-#endif
-constexpr int longest = SHRT_MAX;  // other images go pixel by pixel
+constexpr int narrowest = lanes, lowest = 2, longest = SHRT_MAX;  // other images go pixel by pixel
 
 using Mask = __mmask16;
 CXR_HD Mask equal(Int a, Int b) { return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b); }
@@ -53,8 +46,13 @@ CXR_HD void pairs(const float* p, Int index, Vec& left, Vec& right) {
 
 CXR_HD void pairs(const float* p, const int* index, Vec& left, Vec& right) { pairs(p, load<lanes>(index), left, right); }
 
+// How a part of a row is read: by gathers; by shuffles of as few rows of a window as a vector needs, up to one that no window holds;
+// or of all its rows, since how many are needed changes from vector to vector on a rough field, and a wrong guess of it costs more than
+// they do, and by gathers where it does not hold a vector.
+enum class By { gathers, few_rows, all_rows };
+
 // A vector's place in a window of the image: `right` and `down` from the pixel `corner` of it. `holds`: all lanes read within its
-// columns, which two registers take in, and its few rows. Where there are gathers alone it is the whole image, and ROUGH says nothing.
+// columns, which two registers take in, and its few rows. For gathers it is the whole image.
 struct Window {
   static constexpr int columns = 2 * lanes, rows = 5;
   Vec fx, fy;
@@ -64,12 +62,14 @@ struct Window {
 };
 
 // REACH: pixels that are read beyond (ix, iy). Where displacements are smooth, the topmost row is that of the first or of the last
-// lane; where they are ROUGH, it is looked for.
-template <bool ROUGH, int REACH> CXR_HD Window window_of(const Place& p, int width, int height) {
+// lane; elsewhere it is looked for.
+template <By BY, int REACH> CXR_HD Window window_of(const Place& p, int width, int height) {
+  if (BY == By::gathers) return {p.fx, p.fy, p.ix, p.iy, 0, false};
+  constexpr bool rough = BY == By::all_rows;
   constexpr int slack = 4;  // the first lane is nearly always the leftmost
   const int first = lane_0(p.ix) - slack, last = width - Window::columns, bottom = height - Window::rows;
   const int from = first < 0 ? 0 : first, x = from < last ? from : last;
-  const int top = ROUGH ? least(p.iy) : lane_0(p.iy), other = ROUGH ? bottom : lane_15(p.iy), y = top < other ? top : other;
+  const int top = rough ? least(p.iy) : lane_0(p.iy), other = rough ? bottom : lane_15(p.iy), y = top < other ? top : other;
   const Int right = p.ix - x, down = p.iy - y;
   const Mask beyond = exceeds(right, Window::columns - 1 - REACH) | exceeds(down, Window::rows - 1 - REACH);
   return {p.fx, p.fy, right, down, long(y) * width + x, beyond == 0};
@@ -92,9 +92,7 @@ template <int N> struct Values {
   Vec channel[N];
 };
 
-// A mode reads them in three ways: by gathers; by shuffles row after row from the top, where the lanes that a row is for keep what
-// they find there; and so in all rows of a window (ROUGH), since how many are needed changes from vector to vector there, and a
-// wrong guess of it costs more than they do.
+// A mode reads them by gathers, or by shuffles row after row from the top, where the lanes that a row is for keep what they find there.
 struct Bilinear {
   static constexpr int reach = 1;
 
@@ -111,7 +109,7 @@ struct Bilinear {
     return v;
   }
 
-  template <bool ROUGH, int N> static CXR_HD Values<N> shuffled(const float* image, int width, size_t plane, const Window& w) {
+  template <By BY, int N> static CXR_HD Values<N> shuffled(const float* image, int width, size_t plane, const Window& w) {
     const Int next = w.right + 1;
     const float* row = image + w.corner;
     const auto look = [&](int c) __attribute__((always_inline)) {
@@ -124,7 +122,7 @@ struct Bilinear {
     for (int c = 0; c < N; ++c) above[c] = bottom[c] = look(c);
     Int down{};
     Mask done = equal(w.down, down);
-    for (int rows = 2; ROUGH ? rows < Window::rows : done != 0xffff; ++rows) {
+    for (int rows = 2; BY == By::all_rows ? rows < Window::rows : done != 0xffff; ++rows) {
       down += 1, row += width;
       const Mask here = equal(w.down, down);
       for (int c = 0; c < N; ++c) {
@@ -150,13 +148,13 @@ struct Nearest {
     return v;
   }
 
-  template <bool ROUGH, int N> static CXR_HD Values<N> shuffled(const float* image, int width, size_t plane, const Window& w) {
+  template <By BY, int N> static CXR_HD Values<N> shuffled(const float* image, int width, size_t plane, const Window& w) {
     const float* row = image + w.corner;
     Values<N> v;
     for (int c = 0; c < N; ++c) v.channel[c] = Columns(row + c * plane)[w.right];
     Int down{};
     Mask done = equal(w.down, down);
-    for (int rows = 1; ROUGH ? rows < Window::rows : done != 0xffff; ++rows) {
+    for (int rows = 1; BY == By::all_rows ? rows < Window::rows : done != 0xffff; ++rows) {
       down += 1, row += width;
       const Mask here = equal(w.down, down);
       for (int c = 0; c < N; ++c) put(v.channel[c], here, Columns(row + c * plane)[w.right]);
@@ -193,50 +191,57 @@ template <bool FAR, class Placed, class Read> CXR_HD int place_and_read(int from
   return x;
 }
 
-// The first N channels of a row's columns from .. last. Not ROUGH: until a window does not hold a vector.
-template <class Mode, bool ITK, bool AHEAD, bool ROUGH, int N> CXR_HD int warp_part(const WarpRow<float>& a, int from, int last) {
+// The first N channels of a row's columns from .. last; of few rows, until a window does not hold a vector.
+template <class Mode, bool ITK, bool AHEAD, By BY, int N> CXR_HD int warp_part(const WarpRow<float>& a, int from, int last) {
   Placing<ITK> placing(a, from);
   const auto place = [&](int x) __attribute__((always_inline)) {
     const Place p = Mode::reach ? placing.next(a.ux + x, a.uy + x) : placing.next_nearest(a.ux + x, a.uy + x);
-    return windows ? window_of<ROUGH, Mode::reach>(p, a.width, a.height) : Window{p.fx, p.fy, p.ix, p.iy, 0, false};
+    return window_of<BY, Mode::reach>(p, a.width, a.height);
   };
   const auto read = [&](int x, const Window& w) __attribute__((always_inline)) {
-    if (!ROUGH && !w.holds) return false;
-    const long first = windows ? w.corner : lane_0(index_of(w, a.width));
+    if (BY == By::few_rows && !w.holds) return false;
+    const long first = BY == By::gathers ? lane_0(index_of(w, a.width)) : w.corner;
     for (int c = 0; AHEAD && c < N; ++c) fetch_ahead(a, c * a.plane, first, x);
-    const Values<N> v = windows && (!ROUGH || __builtin_expect(w.holds, true))
-                            ? Mode::template shuffled<ROUGH, N>(a.image, a.width, a.plane, w)
-                            : Mode::template gathered<N>(a.image, a.width, a.plane, w);
+    const bool shuffle = BY == By::few_rows || (BY == By::all_rows && __builtin_expect(w.holds, true));
+    const Values<N> v = shuffle ? Mode::template shuffled<BY, N>(a.image, a.width, a.plane, w)
+                                : Mode::template gathered<N>(a.image, a.width, a.plane, w);
     for (int c = 0; c < N; ++c) store(a.out + c * a.plane + x, v.channel[c]);
     return true;
   };
-  return place_and_read<windows && ROUGH && N == 1>(from, last, place, read);
+  return place_and_read<BY == By::all_rows && N == 1>(from, last, place, read);
 }
 
-// Fields that a warp by itself (AHEAD) is given are smooth as a rule; where such a part ends, a rough one follows for a while. Those
+// Fields that a warp by itself (AHEAD) is given are smooth as a rule; where such a part ends, a ROUGH one follows for a while. Those
 // between two iterations are not.
-template <class Mode, bool ITK, bool AHEAD, int N> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
+template <class Mode, bool ITK, bool AHEAD, By ROUGH, int N> CXR_HD void warp_block(const WarpRow<float>& a, int from, int count) {
   constexpr int stretch = 16 * lanes;
-  constexpr bool smooth = windows && AHEAD;
   const int last = from + (count - 1) * lanes;
+  if (a.width < Window::columns || a.height < Window::rows) {
+    warp_part<Mode, ITK, AHEAD, By::gathers, N>(a, from, last);
+    return;
+  }
   for (int x = from; x <= last;) {
-    if (smooth) x = warp_part<Mode, ITK, AHEAD, false, N>(a, x, last);
-    const int end = smooth && x + stretch < last ? x + stretch : last;
-    if (x <= last) x = warp_part<Mode, ITK, AHEAD, true, N>(a, x, end);
+    if (AHEAD) x = warp_part<Mode, ITK, AHEAD, By::few_rows, N>(a, x, last);
+    const int end = AHEAD && x + stretch < last ? x + stretch : last;
+    if (x <= last) x = warp_part<Mode, ITK, AHEAD, ROUGH, N>(a, x, end);
   }
 }
 
 // Three channels at a time, or two, since they share where they read.
-template <class Mode, bool ITK, bool AHEAD> CXR_HD void warp_channels(WarpRow<float> a) {
+template <class Mode, bool ITK, bool AHEAD, By ROUGH> CXR_HD void warp_channels(WarpRow<float> a) {
   for (; a.channels >= 3; a.channels -= 3, a.image += 3 * a.plane, a.out += 3 * a.plane) {
-    by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 3>);
+    by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, ROUGH, 3>);
   }
-  if (a.channels == 2) by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 2>);
-  if (a.channels == 1) by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, 1>);
+  if (a.channels == 2) by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, ROUGH, 2>);
+  if (a.channels == 1) by_blocks(a, a.width, block, warp_block<Mode, ITK, AHEAD, ROUGH, 1>);
 }
 
-template <bool ITK, bool AHEAD> CXR_HD void warp_bilinear(const WarpRow<float>& a) { warp_channels<Bilinear, ITK, AHEAD>(a); }
-template <bool AHEAD> CXR_HD void warp_nearest(const WarpRow<float>& a) { warp_channels<Nearest, false, AHEAD>(a); }
+template <bool ITK, bool AHEAD, By ROUGH = By::gathers> CXR_HD void warp_bilinear(const WarpRow<float>& a) {
+  warp_channels<Bilinear, ITK, AHEAD, ROUGH>(a);
+}
+template <bool AHEAD, By ROUGH = By::gathers> CXR_HD void warp_nearest(const WarpRow<float>& a) {
+  warp_channels<Nearest, false, AHEAD, ROUGH>(a);
+}
 
 }  // namespace
 }  // namespace cxr

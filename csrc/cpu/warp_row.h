@@ -53,5 +53,20 @@ template <> void warp_row_nearest<float>(const WarpRow<float>& a) {
 }
 #endif
 
+#ifdef __AVX512F__
+// The same, rough fields by windows of all rows instead of gathers.
+void warp_row_by_windows(const WarpRow<float>& a) {
+  if (!in_vectors(a)) return warp_pixels(a);
+  if (a.itk) warp_bilinear<true, false, By::all_rows>(a);
+  else if (a.ahead) warp_bilinear<false, true, By::all_rows>(a);
+  else warp_bilinear<false, false, By::all_rows>(a);
+}
+
+void warp_row_nearest_by_windows(const WarpRow<float>& a) {
+  if (!in_vectors(a)) return warp_pixels_nearest(a);
+  a.ahead ? warp_nearest<true, By::all_rows>(a) : warp_nearest<false, By::all_rows>(a);
+}
+#endif
+
 }  // namespace
 }  // namespace cxr

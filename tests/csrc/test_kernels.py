@@ -16,12 +16,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOGETHER = 2  # compilers at once
-AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
 PATHS = {
     "portable": [],
     "avx2": ["-march=x86-64-v3"],
-    "avx512": AVX512,
-    "avx512_windows": [*AVX512, "-DCXR_WINDOWS"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
 CPU = ["affine", "box", "dispatch", "demons", "jacobian", "norm", "resize", "warp", "winograd"]
 CUDA = ["warp", "demons", "norm"]
