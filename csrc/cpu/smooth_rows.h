@@ -72,6 +72,7 @@ template <class T> void weighted_sums(const T* const* rows, const T* taps, int r
     case 3: return weighted_sums_of<T, 3>(rows, taps, n, out, next);
     case 4: return weighted_sums_of<T, 4>(rows, taps, n, out, next);
     case 5: return weighted_sums_of<T, 5>(rows, taps, n, out, next);
+    case 6: return weighted_sums_of<T, 6>(rows, taps, n, out, next);
   }
   weighted_sum(rows, taps, radius, n, out);
   weighted_sum(rows + 1, taps, radius, n, next);
