@@ -112,9 +112,12 @@ def test_warp_agrees_where_smooth_and_rough_parts_follow_each_other(on_each_path
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-@pytest.mark.parametrize("height", [40_000, 65_537])  # above a signed word, above a word
-def test_warp_agrees_on_tall_images(on_each_path, mode, height):
-    image, displacement = torch.rand(1, 1, height, 32), torch.randn(1, 2, height, 32)
+@pytest.mark.parametrize("longest", [32_767, 32_768, 65_537])  # the largest signed word, above it, above a word
+@pytest.mark.parametrize("tall", [True, False])
+@pytest.mark.parametrize("reach", [1.0, 20.0])
+def test_warp_agrees_on_tall_and_on_long_images(on_each_path, mode, longest, tall, reach):
+    size = (longest, 32) if tall else (32, longest)
+    image, displacement = torch.rand(1, 1, *size), torch.randn(1, 2, *size) * reach
     found = on_each_path(lambda: warp(image, displacement, mode))
     for result in found.values():
         assert torch.equal(result, found["portable"])
