@@ -48,9 +48,10 @@ template <class T> constexpr RowKernels<T> table() {
 }
 
 #ifdef __AVX512F__
+// Rough fields by windows of all rows instead of gathers.
 constexpr RowKernels<float> with_windows() {
   RowKernels<float> kernels = table<float>();
-  kernels.warp = warp_row_by_windows, kernels.warp_nearest = warp_row_nearest_by_windows;
+  kernels.warp = warp_in_vectors<By::all_rows>, kernels.warp_nearest = warp_in_vectors_nearest<By::all_rows>;
   return kernels;
 }
 #endif

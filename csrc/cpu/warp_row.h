@@ -40,32 +40,21 @@ CXR_HD bool in_vectors(const WarpRow<float>& a) {  // whose places are ints
   return a.width >= narrowest && a.height >= lowest && longer <= longest && long(a.width) * a.height < 1L << 31;
 }
 
-template <> void warp_row<float>(const WarpRow<float>& a) {
+// ROUGH: with AVX-512, how rough fields are read, if not by gathers.
+template <auto... ROUGH> void warp_in_vectors(const WarpRow<float>& a) {
   if (!in_vectors(a)) return warp_pixels(a);
-  if (a.itk) warp_bilinear<true, false>(a);
-  else if (a.ahead) warp_bilinear<false, true>(a);
-  else warp_bilinear<false, false>(a);
+  if (a.itk) warp_bilinear<true, false, ROUGH...>(a);
+  else if (a.ahead) warp_bilinear<false, true, ROUGH...>(a);
+  else warp_bilinear<false, false, ROUGH...>(a);
 }
 
-template <> void warp_row_nearest<float>(const WarpRow<float>& a) {
+template <auto... ROUGH> void warp_in_vectors_nearest(const WarpRow<float>& a) {
   if (!in_vectors(a)) return warp_pixels_nearest(a);
-  a.ahead ? warp_nearest<true>(a) : warp_nearest<false>(a);
-}
-#endif
-
-#ifdef __AVX512F__
-// The same, rough fields by windows of all rows instead of gathers.
-void warp_row_by_windows(const WarpRow<float>& a) {
-  if (!in_vectors(a)) return warp_pixels(a);
-  if (a.itk) warp_bilinear<true, false, By::all_rows>(a);
-  else if (a.ahead) warp_bilinear<false, true, By::all_rows>(a);
-  else warp_bilinear<false, false, By::all_rows>(a);
+  a.ahead ? warp_nearest<true, ROUGH...>(a) : warp_nearest<false, ROUGH...>(a);
 }
 
-void warp_row_nearest_by_windows(const WarpRow<float>& a) {
-  if (!in_vectors(a)) return warp_pixels_nearest(a);
-  a.ahead ? warp_nearest<true, By::all_rows>(a) : warp_nearest<false, By::all_rows>(a);
-}
+template <> void warp_row<float>(const WarpRow<float>& a) { warp_in_vectors<>(a); }
+template <> void warp_row_nearest<float>(const WarpRow<float>& a) { warp_in_vectors_nearest<>(a); }
 #endif
 
 }  // namespace
